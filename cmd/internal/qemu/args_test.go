@@ -1,0 +1,63 @@
+package qemu
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+var nic = []Adapter{{ID: "polder0", Socket: "/run/p/a.sock", BootIndex: -1}}
+
+const nicJSON = `{"driver":"vfio-user-pci","id":"polder0","socket":{"type":"unix","path":"/run/p/a.sock"}}`
+
+func TestComplete(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		args string
+		want string // appended
+	}{
+		{"nothing given", "", "-object memory-backend-memfd,id=polder-memory,size=134217728,share=on -machine memory-backend=polder-memory -nic none -device " + nicJSON},
+		{"memory size", "-m 512", "-object memory-backend-memfd,id=polder-memory,size=536870912,share=on -machine memory-backend=polder-memory -nic none -device " + nicJSON},
+		{"size with slots", "-m size=1G,slots=2,maxmem=4G -nodefaults", "-object memory-backend-memfd,id=polder-memory,size=1073741824,share=on -machine memory-backend=polder-memory -device " + nicJSON},
+		{"two dashes", "--m 1.5G --nic user", "-object memory-backend-memfd,id=polder-memory,size=1610612736,share=on -machine memory-backend=polder-memory -device " + nicJSON},
+		{"shared already", "-object memory-backend-file,id=m,size=1G,mem-path=/dev/shm/x,share=on -machine q35,memory-backend=m -netdev user,id=n", "-device " + nicJSON},
+		{"shared by JSON", `-object {"qom-type":"memory-backend-ram","id":"m","share":true} -machine memory-backend=m -net none`, "-device " + nicJSON},
+		{"memfd is shared by default", "-object memory-backend-memfd,id=m,size=1G -numa node,memdev=m -net none", "-device " + nicJSON},
+		{"a value that looks like an option's", "-append -m -net none", "-object memory-backend-memfd,id=polder-memory,size=134217728,share=on -machine memory-backend=polder-memory -device " + nicJSON},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			args := strings.Fields(c.args)
+			got, err := Complete(slices.Clone(args), nic)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := append(args, strings.Fields(c.want)...); !slices.Equal(got, want) {
+				t.Errorf("got  %q\nwant %q", got, want)
+			}
+		})
+	}
+}
+
+func TestCompleteRefuses(t *testing.T) {
+	for _, c := range []struct{ name, args, want string }{
+		{"private memory", "-object memory-backend-ram,id=m,size=1G -machine memory-backend=m", `guest memory "m" is private (memory-backend-ram): add share=on`},
+		{"private memfd", "-object memory-backend-memfd,id=m,size=1G,share=off -machine memory-backend=m", "add share=on"},
+		{"no memory size", "-m lots", "-m lots: cannot read the memory size"},
+		{"id taken", "-device e1000,id=polder0", `a device with id "polder0" is on the command line already`},
+		{"value missing", "-m", "QEMU's option -m has no value"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := Complete(strings.Fields(c.args), nic)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, want %q in it", err, c.want)
+			}
+		})
+	}
+}
+
+func TestBootIndex(t *testing.T) {
+	got := Adapter{ID: "a", Socket: "s", BootIndex: 0}.DeviceArgs()
+	if want := `{"driver":"vfio-user-pci","id":"a","socket":{"type":"unix","path":"s"},"bootindex":0}`; got[1] != want {
+		t.Errorf("got %s, want %s", got[1], want)
+	}
+}
