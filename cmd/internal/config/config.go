@@ -1,0 +1,427 @@
+// Package config turns the operator's text into validated plain structs. Every error names
+// the file, the line, and what to write instead; nothing is opened or created here.
+package config
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"net/netip"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/parser"
+
+	"polder/vswitch"
+)
+
+// DefaultSwitch names the switch of a daemon without a file, and of a run without --switch.
+const DefaultSwitch = "default"
+
+// Config is a daemon's configuration: switches, and the virtual machines whose adapters
+// are on them.
+type Config struct {
+	Switches []Switch `yaml:"switches"`
+	VMs      []VM     `yaml:"vms"`
+}
+
+// Switch is a virtual network.
+type Switch struct {
+	Name       string        `yaml:"name"`
+	Type       string        `yaml:"type"`        // "private"
+	AgeingTime time.Duration `yaml:"ageing_time"` // 0: 300 s
+	MaxMACs    int           `yaml:"max_macs"`    // 0: 8192
+	PXE        *PXE          `yaml:"pxe"`         // nil: none on this switch
+}
+
+// PXE is a boot service on a switch.
+type PXE struct {
+	Address      netip.Prefix  `yaml:"address"`
+	Pool         Pool          `yaml:"pool"`
+	Lease        time.Duration `yaml:"lease"` // 0: one hour
+	Router       netip.Addr    `yaml:"router"`
+	DNS          []netip.Addr  `yaml:"dns"`
+	Root         string        `yaml:"root"` // directory of boot files; "" for none
+	Boot         []Boot        `yaml:"boot"` // the first that matches is taken
+	Reservations []Reservation `yaml:"reservations"`
+}
+
+// Boot is one rule: which clients, and what they are given.
+type Boot struct {
+	Match  Match    `yaml:"match"`
+	File   string   `yaml:"file"`
+	Script string   `yaml:"script"` // an iPXE script, a template
+	Kernel string   `yaml:"kernel"`
+	Initrd []string `yaml:"initrd"`
+	Append string   `yaml:"append"` // the kernel's command line
+}
+
+// Match names clients; what is empty matches all.
+type Match struct {
+	MAC       string   `yaml:"mac"`        // with * for any characters
+	UUID      string   `yaml:"uuid"`       // SMBIOS UUID
+	Arch      []uint16 `yaml:"arch"`       // option 93, RFC 4578 section 2.1
+	UserClass string   `yaml:"user_class"` // option 77
+}
+
+// Reservation keeps an address for one client.
+type Reservation struct {
+	MAC      vswitchMAC `yaml:"mac"`
+	UUID     string     `yaml:"uuid"`
+	Address  netip.Addr `yaml:"address"`
+	Hostname string     `yaml:"hostname"`
+}
+
+// VM is a virtual machine: a name for its adapters and its QEMU options.
+type VM struct {
+	Name     string    `yaml:"name"`
+	Memory   Bytes     `yaml:"memory"` // of the guest; 0: 512 MiB
+	Adapters []Adapter `yaml:"adapters"`
+}
+
+// Adapter is one of a VM's network adapters.
+type Adapter struct {
+	Switch    string     `yaml:"switch"` // "": DefaultSwitch
+	Kind      string     `yaml:"kind"`   // "legacy"
+	MAC       vswitchMAC `yaml:"mac"`    // zero: made from the VM's name and the adapter's place
+	BootIndex *int       `yaml:"bootindex"`
+}
+
+// vswitchMAC reads a MAC address from text.
+type vswitchMAC vswitch.MAC
+
+func (m *vswitchMAC) UnmarshalYAML(text []byte) error {
+	mac, err := vswitch.ParseMAC(scalar(text))
+	*m = vswitchMAC(mac)
+	return err
+}
+
+// Pool is the range of addresses that clients are leased, both ends included.
+type Pool struct{ First, Last netip.Addr }
+
+// UnmarshalYAML reads "10.0.0.10-10.0.0.20".
+func (p *Pool) UnmarshalYAML(text []byte) error {
+	first, last, ok := strings.Cut(scalar(text), "-")
+	var err1, err2 error
+	p.First, err1 = netip.ParseAddr(strings.TrimSpace(first))
+	p.Last, err2 = netip.ParseAddr(strings.TrimSpace(last))
+	if !ok || err1 != nil || err2 != nil {
+		return fmt.Errorf("%q is no range of addresses: write it like 10.21.140.100-10.21.140.200", scalar(text))
+	}
+	return nil
+}
+
+// Bytes is an amount of memory.
+type Bytes uint64
+
+// UnmarshalYAML reads "512M", "2G", or a number of bytes.
+func (b *Bytes) UnmarshalYAML(text []byte) error {
+	s := scalar(text)
+	digits, shift := s, 0
+	if s != "" {
+		if i := strings.IndexByte("KMGT", s[len(s)-1]&^0x20); i >= 0 {
+			digits, shift = s[:len(s)-1], 10*(i+1)
+		}
+	}
+	n, err := strconv.ParseUint(digits, 10, 44)
+	if err != nil || n<<shift>>shift != n {
+		return fmt.Errorf("%q is no amount of memory: write it like 512M or 2G", s)
+	}
+	*b = Bytes(n << shift)
+	return nil
+}
+
+func scalar(text []byte) string { return strings.Trim(strings.TrimSpace(string(text)), `"'`) }
+
+// Default is the configuration of a daemon without a file: one private switch with a boot
+// service on it.
+func Default() *Config {
+	c := &Config{Switches: []Switch{{Name: DefaultSwitch, PXE: &PXE{}}}}
+	c.complete(".")
+	return c
+}
+
+// Parse reads a configuration. file names it in errors, and relative paths in it start at
+// its directory.
+func Parse(file string, text []byte) (*Config, error) {
+	c := &Config{}
+	dec := yaml.NewDecoder(bytes.NewReader(text), yaml.Strict())
+	if err := dec.Decode(c); err != nil && len(bytes.TrimSpace(text)) > 0 {
+		return nil, decodeError(file, err)
+	}
+	c.complete(filepath.Dir(file))
+	return c, c.check(file, text)
+}
+
+// decodeError puts the position before the message, as compilers do, and proposes the key
+// that was meant.
+func decodeError(file string, err error) error {
+	var ye yaml.Error
+	if !errors.As(err, &ye) || ye.GetToken() == nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	pos, msg := ye.GetToken().Position, ye.GetMessage()
+	if m := unknownField.FindStringSubmatch(msg); m != nil {
+		msg = fmt.Sprintf("unknown key %q", m[1])
+		if k := nearest(m[1], keys); k != "" {
+			msg += fmt.Sprintf(": did you mean %q?", k)
+		}
+	}
+	return fmt.Errorf("%s:%d:%d: %s", file, pos.Line, pos.Column, msg)
+}
+
+var unknownField = regexp.MustCompile(`unknown field "([^"]*)"`)
+
+// keys are all there are, for proposals.
+var keys = strings.Fields(`switches vms name type ageing_time max_macs pxe address pool lease router dns root boot
+	reservations match file script kernel initrd append mac uuid arch user_class hostname memory adapters switch kind bootindex`)
+
+// nearest returns the word at an edit distance of at most a third of s's length.
+func nearest(s string, words []string) string {
+	best, at := "", len(s)/3+1
+	for _, w := range words {
+		if d := distance(s, w); d <= at && (best == "" || d < at) {
+			best, at = w, d
+		}
+	}
+	return best
+}
+
+// distance is Levenshtein's.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diag := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := diag
+			if a[i] != b[j] {
+				change++
+			}
+			diag = row[j+1]
+			row[j+1] = min(change, row[j]+1, diag+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// Addresses of a boot service that the operator gave none.
+var (
+	DefaultAddress = netip.MustParsePrefix("10.21.140.1/24")
+)
+
+func (c *Config) complete(dir string) {
+	for i := range c.Switches {
+		s := &c.Switches[i]
+		s.Type = cmp.Or(s.Type, "private")
+		if s.PXE != nil {
+			s.PXE.complete(dir)
+		}
+	}
+	for i := range c.VMs {
+		vm := &c.VMs[i]
+		vm.Memory = cmp.Or(vm.Memory, 512<<20)
+		for j := range vm.Adapters {
+			a := &vm.Adapters[j]
+			a.Switch = cmp.Or(a.Switch, DefaultSwitch)
+			a.Kind = cmp.Or(a.Kind, "legacy")
+			if a.MAC == (vswitchMAC{}) {
+				a.MAC = vswitchMAC(DeriveMAC(AdapterName(vm.Name, j)))
+			}
+		}
+	}
+}
+
+// Complete fills in what p leaves open. dir is where a relative root starts.
+func (p *PXE) complete(dir string) {
+	if !p.Address.IsValid() {
+		p.Address = DefaultAddress
+	}
+	p.Lease = cmp.Or(p.Lease, time.Hour)
+	if !p.Pool.First.IsValid() && p.Address.Addr().Is4() {
+		p.Pool = PoolAbove(p.Address)
+	}
+	if p.Root != "" && !filepath.IsAbs(p.Root) {
+		p.Root = filepath.Join(dir, p.Root)
+	}
+}
+
+// PoolAbove returns the addresses of the prefix above its own address, all but the broadcast
+// address, and at most 1000 of them.
+func PoolAbove(p netip.Prefix) Pool {
+	last := p.Masked().Addr().As4()
+	for b := p.Bits(); b < 32; b++ {
+		last[b/8] |= 1 << (7 - b%8)
+	}
+	end := netip.AddrFrom4(last).Prev()
+	pool := Pool{First: p.Addr().Next(), Last: p.Addr().Next()}
+	for n := 1; n < 1000 && pool.Last.Less(end); n++ {
+		pool.Last = pool.Last.Next()
+	}
+	return pool
+}
+
+// AdapterName is the name of a VM's adapter, its port and its socket: "web01", "web01-1", ….
+func AdapterName(vm string, index int) string {
+	if index == 0 {
+		return vm
+	}
+	return fmt.Sprintf("%s-%d", vm, index)
+}
+
+// DeriveMAC makes a MAC address from a name, the same one each time. 00:15:5D is the prefix
+// that Hyper-V gives its adapters.
+func DeriveMAC(name string) vswitch.MAC {
+	h := fnv.New32a()
+	h.Write([]byte(name))
+	s := h.Sum32()
+	return vswitch.MAC{0x00, 0x15, 0x5d, byte(s >> 16), byte(s >> 8), byte(s)}
+}
+
+var nameRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+
+// CheckName says whether name can name a switch or a VM: it becomes part of a socket's path.
+func CheckName(name string) error {
+	if !nameRE.MatchString(name) {
+		return fmt.Errorf("%q cannot be a name: use up to 64 letters, digits, '.', '_' and '-', a letter or digit first", name)
+	}
+	return nil
+}
+
+// checker collects what is wrong, with positions.
+type checker struct {
+	file string
+	text []byte
+	errs []error
+}
+
+// failf adds an error at the YAML path.
+func (k *checker) failf(path, format string, args ...any) {
+	where := k.file
+	if p, err := yaml.PathString(path); err == nil {
+		if f, err := parser.ParseBytes(k.text, 0); err == nil {
+			if n, err := p.FilterFile(f); err == nil && n.GetToken() != nil {
+				pos := n.GetToken().Position
+				where = fmt.Sprintf("%s:%d:%d", k.file, pos.Line, pos.Column)
+			}
+		}
+	}
+	k.errs = append(k.errs, fmt.Errorf("%s: %s", where, fmt.Sprintf(format, args...)))
+}
+
+func (c *Config) check(file string, text []byte) error {
+	k := &checker{file: file, text: text}
+	seen := map[string]bool{}
+	for i, s := range c.Switches {
+		path := fmt.Sprintf("$.switches[%d]", i)
+		if err := CheckName(s.Name); err != nil {
+			k.failf(path, "switch: name: %v", err)
+		}
+		if seen[s.Name] {
+			k.failf(path+".name", "a second switch %q", s.Name)
+		}
+		seen[s.Name] = true
+		if s.Type != "private" {
+			k.failf(path+".type", "switch %q: type %q is not one of: private", s.Name, s.Type)
+		}
+		if s.AgeingTime < 0 || s.AgeingTime > 0 && s.AgeingTime < time.Second {
+			k.failf(path+".ageing_time", "switch %q: ageing_time %v: at least 1s", s.Name, s.AgeingTime)
+		}
+		if s.MaxMACs < 0 || s.MaxMACs > 1<<20 {
+			k.failf(path+".max_macs", "switch %q: max_macs %d: from 1 to 1048576", s.Name, s.MaxMACs)
+		}
+		if s.PXE != nil {
+			s.PXE.check(k, path+".pxe", s.Name)
+		}
+	}
+	names, macs := map[string]bool{}, map[vswitchMAC]string{}
+	for i, vm := range c.VMs {
+		path := fmt.Sprintf("$.vms[%d]", i)
+		if err := CheckName(vm.Name); err != nil {
+			k.failf(path, "vm: name: %v", err)
+		}
+		for j, a := range vm.Adapters {
+			path := fmt.Sprintf("%s.adapters[%d]", path, j)
+			name := AdapterName(vm.Name, j)
+			if names[name] {
+				k.failf(path, "a second adapter %q", name)
+			}
+			names[name] = true
+			if !seen[a.Switch] {
+				k.failf(path, "vm %q: there is no switch %q", vm.Name, a.Switch)
+			}
+			if a.Kind != "legacy" {
+				k.failf(path+".kind", "vm %q: kind %q is not one of: legacy", vm.Name, a.Kind)
+			}
+			if err := CheckMAC(vswitch.MAC(a.MAC)); err != nil {
+				k.failf(path+".mac", "vm %q: %v", vm.Name, err)
+			}
+			if other, ok := macs[a.MAC]; ok {
+				k.failf(path, "%s has the MAC address of %s", name, other)
+			}
+			macs[a.MAC] = name
+		}
+	}
+	return errors.Join(k.errs...)
+}
+
+// CheckMAC says whether a legacy adapter can have the address. Linux's driver takes a MAC that
+// begins with 02:00, A0:00 or C0:00 for one stored in the wrong byte order and swaps it.
+func CheckMAC(m vswitch.MAC) error {
+	switch {
+	case m == vswitch.MAC{}:
+		return errors.New("the MAC address is zero")
+	case m[0]&1 != 0:
+		return fmt.Errorf("%v is a multicast address: an adapter's own has an even first byte", m)
+	case m[1] == 0 && slices.Contains([]byte{0x02, 0xa0, 0xc0}, m[0]):
+		return fmt.Errorf("%v: Linux's tulip driver swaps the bytes of addresses that begin with %02x:00; take another prefix, such as 00:15:5d", m, m[0])
+	}
+	return nil
+}
+
+func (p *PXE) check(k *checker, path, name string) {
+	if !p.Address.Addr().Is4() || p.Address.Bits() > 30 {
+		k.failf(path+".address", "switch %q: pxe: address %v: an IPv4 address with a prefix of at most 30 bits, like %v", name, p.Address, DefaultAddress)
+		return
+	}
+	if !p.Address.Contains(p.Pool.First) || !p.Address.Contains(p.Pool.Last) || p.Pool.Last.Less(p.Pool.First) {
+		k.failf(path+".pool", "switch %q: pxe: pool %v-%v is not a range inside %v", name, p.Pool.First, p.Pool.Last, p.Address.Masked())
+	}
+	if p.Lease < time.Minute {
+		k.failf(path+".lease", "switch %q: pxe: lease %v: at least 1m", name, p.Lease)
+	}
+	for i, r := range p.Reservations {
+		at := fmt.Sprintf("%s.reservations[%d]", path, i)
+		if !p.Address.Contains(r.Address) || r.Address == p.Address.Addr() {
+			k.failf(at, "switch %q: pxe: reservation of %v, which is not a client's address in %v", name, r.Address, p.Address.Masked())
+		}
+		if r.MAC == (vswitchMAC{}) && r.UUID == "" {
+			k.failf(at, "switch %q: pxe: a reservation needs a mac or a uuid", name)
+		}
+	}
+	for i, b := range p.Boot {
+		at := fmt.Sprintf("%s.boot[%d]", path, i)
+		kinds := 0
+		for _, s := range []string{b.File, b.Script, b.Kernel} {
+			if s != "" {
+				kinds++
+			}
+		}
+		if kinds != 1 {
+			k.failf(at, "switch %q: pxe: a boot rule gives exactly one of file, script and kernel", name)
+		}
+		if b.Kernel == "" && (len(b.Initrd) > 0 || b.Append != "") {
+			k.failf(at, "switch %q: pxe: initrd and append go with kernel", name)
+		}
+	}
+}
