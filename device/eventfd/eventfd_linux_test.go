@@ -1,0 +1,276 @@
+package eventfd
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func newFD(t testing.TB) *FD {
+	t.Helper()
+	f, err := New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// dup returns another descriptor of f's eventfd, as a hypervisor would pass it.
+func dup(t testing.TB, f *os.File) *os.File {
+	t.Helper()
+	conn, err := f.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd := -1
+	if cerr := conn.Control(func(old uintptr) { fd, err = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) }); cerr != nil || err != nil {
+		t.Fatal(cerr, err)
+	}
+	return os.NewFile(uintptr(fd), "peer")
+}
+
+// count takes the counter of f, 0 if nobody signalled.
+func count(t *testing.T, f *os.File) uint64 {
+	t.Helper()
+	conn, err := f.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b [8]byte
+	if rerr := conn.Read(func(fd uintptr) bool {
+		_, err = unix.Read(int(fd), b[:])
+		return true
+	}); rerr != nil || err != nil && err != unix.EAGAIN {
+		t.Fatal(rerr, err)
+	}
+	return binary.NativeEndian.Uint64(b[:])
+}
+
+func TestSignalCounts(t *testing.T) {
+	f := newFD(t)
+	for range 3 {
+		if err := f.Signal(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := count(t, f.File()); n != 3 {
+		t.Errorf("counter is %d, want 3", n)
+	}
+}
+
+func TestSignalOfAFullCounterDoesNotWait(t *testing.T) {
+	f := newFD(t)
+	limit := binary.NativeEndian.AppendUint64(nil, 1<<64-2)
+	if _, err := f.File().Write(limit); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Signal(); err != nil {
+		t.Errorf("Signal = %v", err)
+	}
+	if n := count(t, f.File()); n != 1<<64-2 {
+		t.Errorf("counter is %#x, want it at its limit", n)
+	}
+}
+
+func TestWait(t *testing.T) {
+	f := newFD(t)
+	for range 100 {
+		woken := make(chan error)
+		go func() { woken <- f.Wait(t.Context()) }()
+		if err := f.Signal(); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-woken; err != nil {
+			t.Fatal(err)
+		}
+		if n := count(t, f.File()); n != 0 {
+			t.Fatalf("counter is %d after Wait, want 0", n)
+		}
+	}
+}
+
+func TestWaitEndsWithItsContext(t *testing.T) {
+	f := newFD(t)
+	for range 20 {
+		ctx, cancel := context.WithCancel(t.Context())
+		woken := make(chan error)
+		go func() { woken <- f.Wait(ctx) }()
+		cancel()
+		if err := <-woken; err != context.Canceled {
+			t.Fatalf("Wait = %v, want %v", err, context.Canceled)
+		}
+	}
+	if err := f.Signal(); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Wait(t.Context()); err != nil {
+		t.Errorf("Wait after a cancelled one: %v", err)
+	}
+}
+
+func TestDrain(t *testing.T) {
+	f := newFD(t)
+	if err := f.Drain(); err != nil {
+		t.Errorf("of an empty counter: %v", err)
+	}
+	if err := f.Signal(); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Drain(); err != nil {
+		t.Error(err)
+	}
+	if n := count(t, f.File()); n != 0 {
+		t.Errorf("counter is %d, want 0", n)
+	}
+}
+
+func TestClose(t *testing.T) {
+	f := newFD(t)
+	woken := make(chan error)
+	go func() { woken <- f.Wait(t.Context()) }()
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-woken; !errors.Is(err, os.ErrClosed) {
+		t.Errorf("Wait = %v, want %v", err, os.ErrClosed)
+	}
+	for name, err := range map[string]error{
+		"Signal": f.Signal(),
+		"Wait":   f.Wait(t.Context()),
+		"Drain":  f.Drain(),
+		"Close":  f.Close(),
+	} {
+		if err == nil {
+			t.Errorf("%s of a closed eventfd succeeded", name)
+		}
+	}
+}
+
+// Senders that race with Close must never write to a descriptor that got the same number.
+func TestSignalRacesWithClose(t *testing.T) {
+	for range 50 {
+		f := newFD(t)
+		var senders sync.WaitGroup
+		for range 3 {
+			senders.Go(func() {
+				for f.Signal() == nil {
+				}
+			})
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+		senders.Wait()
+	}
+}
+
+func TestFromFile(t *testing.T) {
+	peer := newFD(t)
+	f, err := FromFile(dup(t, peer.File()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Signal(); err != nil {
+		t.Fatal(err)
+	}
+	if err := peer.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := peer.Signal(); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestFromFileMakesItNonBlocking(t *testing.T) {
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := FromFile(os.NewFile(uintptr(fd), "peer"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Drain(); err != nil {
+		t.Error(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	woken := make(chan error)
+	go func() { woken <- f.Wait(ctx) }()
+	cancel()
+	if err := <-woken; err != context.Canceled {
+		t.Errorf("Wait = %v, want %v", err, context.Canceled)
+	}
+}
+
+func TestFromFileRefusesOtherDescriptors(t *testing.T) {
+	regular, err := os.Create(filepath.Join(t.TempDir(), "file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	for name, file := range map[string]*os.File{"regular file": regular, "pipe": w} {
+		if _, err := FromFile(file); !errors.Is(err, unix.EINVAL) {
+			t.Errorf("%s: %v, want EINVAL", name, err)
+		}
+		if err := file.Close(); err == nil {
+			t.Errorf("%s: refused but not closed", name)
+		}
+	}
+	if _, err := r.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("the pipe's other end reads %v, want EOF: a copy was kept", err)
+	}
+	if _, err := FromFile(regular); err == nil {
+		t.Error("a closed file was accepted")
+	}
+}
+
+func TestSignalDoesNotAllocate(t *testing.T) {
+	f := newFD(t)
+	if n := testing.AllocsPerRun(100, func() {
+		if err := f.Signal(); err != nil {
+			t.Fatal(err)
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations, want 0", n)
+	}
+}
+
+func BenchmarkSignal(b *testing.B) {
+	f := newFD(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := f.Signal(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkSignalWait(b *testing.B) {
+	f := newFD(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := f.Signal(); err != nil {
+			b.Fatal(err)
+		}
+		if err := f.Wait(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
