@@ -1,0 +1,166 @@
+package vswitch
+
+// Ingress is the way into the switch for one goroutine that sends for one
+// member: its methods must not be called by two goroutines at once. It needs
+// no closing; it ends with its member.
+//
+// It holds what a batch is sorted into, so that a batch allocates nothing once
+// the lists have grown to the sender's batch size.
+type Ingress struct {
+	sw   *Switch
+	from *Member
+
+	// A batch, sorted. Most ports get nothing but floods, and share one list.
+	// A port that also gets frames of its own has a list with both, which keeps
+	// them in order.
+	flood []*Frame
+	own   []ownList
+	where []uint16 // index slot; 1 + the index in own, or 0
+
+	// What a batch adds to the counters of from.
+	rx    tally
+	moves uint64
+	drops DropCounts
+	lost  bool // drops is not all zero
+
+	_ [cacheLine]byte
+}
+
+// ownList is the frames for one port that gets more than floods.
+type ownList struct {
+	to     *Member
+	frames []*Frame
+}
+
+// Forward sends frames, in order, to where they belong: it sorts the batch
+// into a list per port, then calls each port's Deliver once. It never waits.
+// When it returns, every frame has been copied or dropped, and the frames and
+// their memory are the caller's again.
+//
+// Forward must not be called after the member has left, or from Deliver, or
+// with a lock held that any port's Deliver takes.
+func (in *Ingress) Forward(frames []Frame) {
+	t := in.sw.table.Load() // one view of the switch for the whole batch
+	if len(in.where) < len(t.bySlot) {
+		in.where = make([]uint16, len(t.bySlot))
+	}
+	in.sort(t, frames)
+	in.deliver(t)
+	in.count()
+}
+
+// sort puts each frame on the lists of the ports that are to get it.
+func (in *Ingress) sort(t *table, frames []Frame) {
+	fdb := in.sw.fdb
+	epoch := in.sw.epoch.Load()
+	alone := t.only(in.from)
+	for i := range frames {
+		f := &frames[i]
+		if reason, ok := f.check(); !ok {
+			in.drop(reason)
+			continue
+		}
+		in.rx.add(f)
+		dst, src := addresses(f.Head)
+		if src&groupBit != 0 || src == 0 {
+			in.drop(DropBadSource)
+			continue
+		}
+		if dst&reservedMask == reservedBase {
+			in.drop(DropReserved)
+			continue
+		}
+		if fdb.learn(src, in.from.slot, epoch) {
+			in.moves++
+		}
+		var to *Member
+		if dst&groupBit == 0 {
+			to = t.member(fdb.lookup(dst))
+		}
+		switch {
+		case to == in.from:
+			in.drop(DropHairpin)
+		case to != nil:
+			in.unicast(to, f)
+		case alone:
+			in.drop(DropNoPort)
+		default:
+			in.everybody(f)
+		}
+	}
+}
+
+func (in *Ingress) drop(reason DropReason) {
+	in.drops[reason]++
+	in.lost = true
+}
+
+// unicast adds f to the list of one port. The list begins with the floods that
+// came before.
+func (in *Ingress) unicast(to *Member, f *Frame) {
+	n := int(in.where[to.slot])
+	if n == 0 {
+		n = len(in.own) + 1
+		if n <= cap(in.own) {
+			in.own = in.own[:n] // a list of an earlier batch, for its capacity
+		} else {
+			in.own = append(in.own, ownList{})
+		}
+		l := &in.own[n-1]
+		l.to = to
+		l.frames = append(l.frames, in.flood...)
+		in.where[to.slot] = uint16(n)
+	}
+	l := &in.own[n-1]
+	l.frames = append(l.frames, f)
+}
+
+// everybody adds f to the list of every port but the sender's.
+func (in *Ingress) everybody(f *Frame) {
+	in.flood = append(in.flood, f)
+	for i := range in.own {
+		in.own[i].frames = append(in.own[i].frames, f)
+	}
+}
+
+// deliver gives every port its list, and forgets the lists: the frames on them
+// are only lent.
+func (in *Ingress) deliver(t *table) {
+	if len(in.flood) > 0 {
+		for _, m := range t.members {
+			if m != in.from && in.where[m.slot] == 0 {
+				m.deliver(in.flood)
+			}
+		}
+		clear(in.flood)
+		in.flood = in.flood[:0]
+	}
+	for i := range in.own {
+		l := &in.own[i]
+		l.to.deliver(l.frames)
+		in.where[l.to.slot] = 0
+		clear(l.frames)
+		l.to, l.frames = nil, l.frames[:0]
+	}
+	in.own = in.own[:0]
+}
+
+// count adds the batch to the member's counters.
+func (in *Ingress) count() {
+	m := in.from
+	m.rx.add(in.rx)
+	in.rx = tally{}
+	if in.moves != 0 {
+		m.moves.Add(in.moves)
+		m.sw.moves.Add(in.moves)
+		in.moves = 0
+	}
+	if in.lost {
+		for r, n := range in.drops {
+			if n != 0 {
+				m.drops[r].Add(n)
+			}
+		}
+		in.drops, in.lost = DropCounts{}, false
+	}
+}

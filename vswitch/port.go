@@ -1,0 +1,120 @@
+package vswitch
+
+import (
+	"fmt"
+	"sync/atomic"
+)
+
+// Port takes the frames the switch has for one of its members.
+// Package porttest has the tests that every implementation must pass.
+type Port interface {
+	// Deliver copies frames, in order, for as long as they fit, and returns how
+	// many did. The rest are lost, and the switch counts them. It never waits
+	// for room.
+	//
+	// The list, the frames and the memory they point to belong to the caller.
+	// Deliver reads them, and keeps none of them after it returns.
+	//
+	// Any goroutine may call it, several at once. It must not call the switch.
+	// A call that was on its way when the port left the switch may arrive
+	// afterwards; a port that is closed by then takes no frames.
+	Deliver(frames []*Frame) int
+}
+
+// PortOptions is how a port joins a switch. The zero value is an ordinary port.
+type PortOptions struct {
+	// MaxMACs limits how many addresses can be known to be behind the port at
+	// once. Zero stands for half of what the switch can hold.
+	MaxMACs int
+}
+
+// Member is a port's place on a switch, from Join to Leave.
+// Its methods may be called from any goroutine.
+type Member struct {
+	sw   *Switch
+	name string
+	port Port
+	slot slot // fixed; free for others only after Leave has flushed it
+
+	left bool // guarded by sw.mu
+
+	_     [cacheLine]byte
+	rx    counters // this line and the next are written by the member's own senders
+	drops [numDropReasons]atomic.Uint64
+	moves atomic.Uint64
+
+	_    [cacheLine]byte
+	tx   counters // this line is written by everybody who sends to the port
+	full atomic.Uint64
+	_    [cacheLine]byte
+}
+
+// Name returns the name the port joined with.
+func (m *Member) Name() string { return m.name }
+
+// Leave takes the port off the switch and forgets the addresses behind it. The
+// goroutines that send for it must have stopped using their Ingress. Another
+// port can then join under the same name.
+//
+// A frame that another member was sending at the same time may still be
+// delivered after Leave returned: see [Port].
+func (m *Member) Leave() error {
+	s := m.sw
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if m.left {
+		return fmt.Errorf("vswitch: port %q has left switch %q before", m.name, s.name)
+	}
+	m.left = true
+	if s.closed {
+		return nil // Close has emptied the table
+	}
+	// The order matters: once no new batch can find the member, and nothing
+	// points at its slot any more, the slot may go to somebody else.
+	s.table.Store(s.table.Load().without(m))
+	s.fdb.flush(m.slot)
+	return nil
+}
+
+// NewIngress returns a way into the switch for one more goroutine that sends
+// for the port.
+func (m *Member) NewIngress() *Ingress { return &Ingress{sw: m.sw, from: m} }
+
+// Stats returns the port's counters. They are read one by one while frames pass,
+// and remain readable after Leave.
+func (m *Member) Stats() PortStats {
+	st := PortStats{
+		RxFrames:    m.rx.frames.Load(),
+		RxBytes:     m.rx.bytes.Load(),
+		RxMulticast: m.rx.multicast.Load(),
+		TxFrames:    m.tx.frames.Load(),
+		TxBytes:     m.tx.bytes.Load(),
+		TxMulticast: m.tx.multicast.Load(),
+		MACMoves:    m.moves.Load(),
+	}
+	for r := range st.Drops {
+		st.Drops[r] = m.drops[r].Load()
+	}
+	st.Drops[DropReceiverFull] = m.full.Load()
+	m.sw.mu.Lock()
+	defer m.sw.mu.Unlock()
+	if !m.left { // otherwise the slot may be another's
+		st.MACs = m.sw.fdb.owned(m.slot)
+	}
+	return st
+}
+
+// deliver hands frames to the port and counts what became of them.
+func (m *Member) deliver(frames []*Frame) {
+	n := m.port.Deliver(frames)
+	if n > 0 {
+		var sent tally
+		for _, f := range frames[:n] {
+			sent.add(f)
+		}
+		m.tx.add(sent)
+	}
+	if n < len(frames) {
+		m.full.Add(uint64(len(frames) - n))
+	}
+}
