@@ -28,14 +28,17 @@ type Config struct {
 	Name string
 
 	// Launcher is a command in front of QEMU's, for instance polder run with its flags and "--". It must pass its
-	// standard input and output on, see to shared memory, and end when QEMU ends. Empty: QEMU itself.
+	// standard input and output on, and end when QEMU ends. Empty: QEMU itself.
 	Launcher []string
 
 	// Machine is QEMU's machine type, default "pc". The console is on the serial port: graphics=off is added.
 	Machine string
 
-	// MemoryMiB is the guest's memory, default 256. Without a Launcher it is a memfd shared with device back-ends.
+	// MemoryMiB is the guest's memory, default 256.
 	MemoryMiB int
+
+	// OwnMemory says that Args or the Launcher provide the memory back-end. Otherwise it is a shared memfd.
+	OwnMemory bool
 
 	// Args are further QEMU arguments: adapters, kernel, boot order. A machine has no device by default.
 	Args []string
@@ -95,7 +98,7 @@ func Start(cache Cache, c Config) (*Guest, error) {
 		"-nodefaults", "-no-user-config", "-display", "none",
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
 		"-qmp", "unix:"+filepath.Join(dir, "qmp")+",server=on,wait=off")
-	if len(c.Launcher) == 0 {
+	if !c.OwnMemory {
 		args = append(args, "-machine", "memory-backend=ram",
 			"-object", fmt.Sprintf("memory-backend-memfd,id=ram,size=%dM,share=on", c.MemoryMiB))
 	}
