@@ -47,7 +47,8 @@ type conn struct {
 	in  []byte // its header, then its payload; reused
 	out []byte // its reply, room for a header first; reused
 	fds []int  // its descriptors that nobody has taken yet
-	oob [maxFDs*4 + unix.SizeofCmsghdr]byte
+
+	receiver receiver
 }
 
 // ServeConn serves one connected client until it leaves, ctx is done, or an error, which it
@@ -154,12 +155,12 @@ func (c *conn) setTimeout(d time.Duration) error {
 // later byte are not asked for, and the kernel closes them.
 func (c *conn) receive() error {
 	c.in = slices.Grow(c.in[:0], headerSize)[:headerSize]
-	n, oobn, flags, err := c.recvmsg(c.in)
-	if err != nil {
+	n, control, truncated, err := c.receiver.recvmsg(c.fd, c.in)
+	if err := readError(n, err); err != nil {
 		return err
 	}
-	if oobn > 0 {
-		if err := c.collect(c.oob[:oobn]); err != nil {
+	if len(control) > 0 {
+		if err := c.collect(control); err != nil {
 			return err
 		}
 	}
@@ -170,7 +171,7 @@ func (c *conn) receive() error {
 	if err := c.h.check(); err != nil {
 		return err
 	}
-	if flags&unix.MSG_CTRUNC != 0 {
+	if truncated {
 		return c.h.malformed("more than %d descriptors", maxFDs)
 	}
 	size := int(c.h.size)
@@ -179,16 +180,6 @@ func (c *conn) receive() error {
 		return c.h.malformed("%v in a payload of %d bytes", err, size-headerSize)
 	}
 	return nil
-}
-
-// recvmsg reads up to len(p) bytes, and at least one, with the descriptors sent with the first of them.
-func (c *conn) recvmsg(p []byte) (n, oobn, flags int, err error) {
-	for {
-		n, oobn, flags, _, err = unix.Recvmsg(c.fd, p, c.oob[:], unix.MSG_CMSG_CLOEXEC)
-		if err != unix.EINTR {
-			return n, oobn, flags, readError(n, err)
-		}
-	}
 }
 
 // readFull fills p, and drops descriptors sent with it.

@@ -78,8 +78,8 @@ type Client struct {
 	id      uint16
 	payload []byte // of a region access; reused, so that benchmarks of the server see no allocations
 	buf     []byte // the message last sent or the payload last received; reused
-	irq     int  // the eventfd of INTx, or -1
-	pending bool // INTx was signalled, and no BAR accessed since
+	irq     int    // the eventfd of INTx, or -1
+	pending bool   // INTx was signalled, and no BAR accessed since
 }
 
 // Pair returns a client and the other end of its socket, for a server to take over.
