@@ -1,0 +1,345 @@
+package device
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"polder/device/guestmem"
+	"polder/device/vfiouser"
+	"polder/tulip"
+	"polder/vswitch"
+)
+
+// headLen is how much of a frame is copied out of the sender's reach before it is judged:
+// every header that the switch looks at fits.
+const headLen = 128
+
+// The regions of the adapter.
+const (
+	regionBAR0   = 0 // I/O: the CSRs
+	regionBAR1   = 1 // memory: the CSRs
+	regionROM    = vfiouser.RegionROM
+	regionConfig = vfiouser.RegionConfig
+)
+
+// Sizes of the regions, in bytes. The CSRs take csrSize and repeat through BAR1.
+const (
+	csrSize    = 128
+	bar0Size   = 128
+	bar1Size   = 4096
+	configSize = 256
+)
+
+// TulipConfig is what an adapter needs to know about itself.
+type TulipConfig struct {
+	Name string      // of the port, for the log
+	MAC  vswitch.MAC // goes into the SROM
+	ROM  []byte      // PCI expansion ROM; nil for none. Kept, not copied
+	Log  *slog.Logger
+}
+
+// Tulip is a legacy adapter: a 21140 that a hypervisor attaches over vfio-user, on a port of
+// the switch. It implements vswitch.Port, vfiouser.Device and Queue.
+type Tulip struct {
+	log   *slog.Logger
+	rom   []byte // padded to the size of its BAR
+	epoch time.Time
+
+	wake chan struct{} // has room for one: "there is something to send"
+
+	gate sync.RWMutex // see the package comment
+
+	mu       sync.Mutex // guards what follows; never held while the switch is called
+	mem      guestmem.Map
+	chip     *tulip.Chip
+	intx     intx
+	deadline *time.Timer // fires at chip.Deadline
+	armedFor int64       // what deadline is set to, ns since epoch; 0 for off
+	resample func()      // ends the goroutine that waits for a kernel's unmask; nil: none
+	fault    error       // guest memory went away: the attachment ends at its next access
+	parts    [][]byte    // of the frame that is being received
+	stats    TulipStats
+
+	attached atomic.Bool // there is a guest whose memory may be touched
+
+	// Used by the worker alone.
+	tx     [pullBudget]tulip.TxFrame
+	frames [pullBudget]vswitch.Frame
+	heads  [pullBudget][headLen]byte
+	bodies [pullBudget][][]byte
+}
+
+// TulipStats counts what the adapter itself drops; the switch counts the rest.
+type TulipStats struct {
+	Attachments uint64 // connections of a hypervisor so far
+	Attached    bool   // one is there now
+	Filtered    uint64 // frames not for this guest, by its own address filter
+	NoBuffer    uint64 // frames for which the guest had no descriptor (CSR8)
+	Stopped     uint64 // frames while the guest's driver was not receiving
+	Faults      uint64 // attachments ended because guest memory went away
+}
+
+var (
+	_ vswitch.Port    = (*Tulip)(nil)
+	_ vfiouser.Device = (*Tulip)(nil)
+	_ Queue           = (*Tulip)(nil)
+)
+
+// NewTulip returns an adapter with nothing attached. Its timers run until Close.
+func NewTulip(c TulipConfig) (*Tulip, error) {
+	rom, err := padROM(c.ROM)
+	if err != nil {
+		return nil, err
+	}
+	t := &Tulip{
+		log:   c.Log.With("port", c.Name),
+		rom:   rom,
+		epoch: time.Now(),
+		wake:  make(chan struct{}, 1),
+	}
+	t.chip = tulip.New((*bus)(t), tulip.Config{MAC: c.MAC, ROMSize: uint32(len(rom))})
+	t.intx.timer = time.AfterFunc(time.Hour, func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.intx.due()
+	})
+	t.intx.timer.Stop()
+	t.deadline = time.AfterFunc(time.Hour, t.tick)
+	t.deadline.Stop()
+	return t, nil
+}
+
+// Smallest and largest expansion ROM window: PCI 2.1 section 6.2.5.2 has the lowest address
+// bit at 11; the 21140 decodes up to 256 KiB.
+const (
+	minROM = 2 << 10
+	maxROM = 256 << 10
+)
+
+// padROM returns rom in a buffer as large as its window, a power of two.
+func padROM(rom []byte) ([]byte, error) {
+	if len(rom) == 0 {
+		return nil, nil
+	}
+	if len(rom) > maxROM {
+		return nil, fmt.Errorf("expansion ROM of %d bytes: the 21140 has room for %d", len(rom), maxROM)
+	}
+	size := minROM
+	for size < len(rom) {
+		size *= 2
+	}
+	padded := make([]byte, size)
+	for i := copy(padded, rom); i < size; i++ {
+		padded[i] = 0xff
+	}
+	return padded, nil
+}
+
+// Run moves what the guest sends to in until ctx is done.
+func (t *Tulip) Run(ctx context.Context, in *vswitch.Ingress) { work(ctx, t, in) }
+
+// Close ends the adapter after its attachment and its worker have ended.
+func (t *Tulip) Close() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.forget()
+	t.intx.timer.Stop()
+	t.deadline.Stop()
+	return t.mem.Close()
+}
+
+// Stats returns the adapter's counters.
+func (t *Tulip) Stats() TulipStats {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.stats
+	s.Attached = t.attached.Load()
+	return s
+}
+
+// now is the chip's clock: nanoseconds since the adapter was made, monotonic.
+func (t *Tulip) now() int64 { return int64(time.Since(t.epoch)) }
+
+// settle brings the outside in line with the chip after an operation on it: the interrupt
+// line, the timer, the worker. Called with mu held.
+func (t *Tulip) settle() {
+	t.intx.settle()
+	if t.chip.TxPending() {
+		t.wakeWorker()
+	}
+	at, ok := t.chip.Deadline()
+	if !ok {
+		at = 0
+	}
+	if at == t.armedFor {
+		return
+	}
+	t.armedFor = at
+	if !ok {
+		t.deadline.Stop()
+		return
+	}
+	t.deadline.Reset(time.Duration(at - t.now()))
+}
+
+func (t *Tulip) wakeWorker() {
+	select {
+	case t.wake <- struct{}{}:
+	default: // it is awake, or will be
+	}
+}
+
+// tick runs when the chip's deadline has come.
+func (t *Tulip) tick() {
+	var err error
+	defer t.catch(debug.SetPanicOnFault(true), &err)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.armedFor = 0
+	t.chip.Tick(t.now())
+	t.settle()
+}
+
+// catch is deferred by whatever touches guest memory, before it takes a lock. If this guest's
+// memory went away under it, the adapter stops and the attachment ends at its next
+// access, with *err as the cause. Another guest's is its own adapter's affair.
+func (t *Tulip) catch(before bool, err *error) {
+	debug.SetPanicOnFault(before)
+	p := recover()
+	if p == nil {
+		return
+	}
+	addr, ok := guestmem.FaultAddress(p)
+	if !ok || !t.mem.Owns(addr) {
+		panic(p)
+	}
+	t.attached.Store(false)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.stats.Faults++
+	t.fault = fmt.Errorf("%w: the hypervisor has taken back memory it shares", guestmem.ErrFault)
+	*err = t.fault
+	t.log.Error("guest memory went away: the adapter stops", "err", t.fault)
+}
+
+// Pull implements Queue.
+func (t *Tulip) Pull(in *vswitch.Ingress, budget int) (n int) {
+	if !t.attached.Load() {
+		return 0
+	}
+	var err error
+	defer t.catch(debug.SetPanicOnFault(true), &err)
+	return t.pull(in, budget)
+}
+
+func (t *Tulip) pull(in *vswitch.Ingress, budget int) int {
+	t.gate.RLock()
+	defer t.gate.RUnlock()
+	n := t.poll(min(budget, len(t.tx)))
+	if n == 0 {
+		return 0
+	}
+	for i := range n {
+		t.lend(i)
+	}
+	in.Forward(t.frames[:n])
+	t.finish(n)
+	return n
+}
+
+func (t *Tulip) poll(budget int) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := t.chip.PollTx(t.tx[:budget], t.now())
+	t.intx.settle() // a set-up frame may have been closed with an interrupt
+	return n
+}
+
+func (t *Tulip) finish(n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.chip.FinishTx(n, t.now())
+	t.intx.settle()
+}
+
+// lend makes frames[i] of tx[i]: its head private, the rest in guest memory.
+func (t *Tulip) lend(i int) {
+	head, body := t.heads[i][:0], t.bodies[i][:0]
+	for _, p := range t.tx[i].Parts {
+		k := min(headLen-len(head), len(p))
+		head = append(head, p[:k]...)
+		if k < len(p) {
+			body = append(body, p[k:])
+		}
+	}
+	t.bodies[i] = body
+	t.frames[i] = vswitch.Frame{Head: head, Body: body, Len: t.tx[i].Len}
+}
+
+// Deliver implements vswitch.Port. A frame that the guest's own filter rejects has arrived; one
+// for which it has no descriptor, or whose driver does not receive, has not.
+func (t *Tulip) Deliver(frames []*vswitch.Frame) (n int) {
+	if !t.attached.Load() {
+		return 0
+	}
+	var err error
+	defer t.catch(debug.SetPanicOnFault(true), &err)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := t.now()
+	for _, f := range frames {
+		t.parts = append(append(t.parts[:0], f.Head), f.Body...)
+		switch t.chip.Receive(t.parts, now) {
+		case tulip.RxAccepted:
+		case tulip.RxFiltered:
+			t.stats.Filtered++
+		case tulip.RxNoBuffer:
+			t.stats.NoBuffer++
+			continue // each of them is counted in CSR8
+		case tulip.RxStopped:
+			t.stats.Stopped++
+			continue
+		}
+		n++
+	}
+	t.settle()
+	return n
+}
+
+// bus is the adapter as its chip sees it: the guest's memory and the interrupt pin. mu is held.
+type bus Tulip
+
+// Window implements tulip.Bus.
+func (b *bus) Window(addr uint32, n int) []byte { return b.mem.Window(uint64(addr), n, true) }
+
+// Read implements tulip.Bus.
+func (b *bus) Read(addr uint32, p []byte) error { return b.mem.Read(uint64(addr), p) }
+
+// Write implements tulip.Bus.
+func (b *bus) Write(addr uint32, p []byte) error { return b.mem.Write(uint64(addr), p) }
+
+// SetINTA implements tulip.Bus.
+func (b *bus) SetINTA(asserted bool) { b.intx.level = asserted }
+
+// Arm implements Queue: whoever gives the chip work wakes the worker, so there is nothing to
+// ask for.
+func (t *Tulip) Arm() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.attached.Load() && t.chip.TxPending()
+}
+
+// Wait implements Queue.
+func (t *Tulip) Wait(ctx context.Context) error {
+	select {
+	case <-t.wake:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
