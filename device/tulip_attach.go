@@ -87,7 +87,7 @@ func (t *Tulip) MapDMA(r vfiouser.DMARegion) error {
 	err := t.mem.Map(guestmem.Region{GPA: r.IOVA, Size: r.Size, File: r.File, Offset: r.Offset, Read: r.Read, Write: r.Write})
 	if err != nil {
 		t.log.Error("cannot map guest memory", "message", "DMA_MAP", "iova", fmt.Sprintf("%#x+%#x", r.IOVA, r.Size), "err", err)
-	} else if r.File == nil && r.Write {
+	} else if r.File == nil && r.IOVA == 0 { // RAM, which begins there; a display's memory has no file either
 		t.log.Warn("guest memory without a file: the adapter cannot reach it; start QEMU with -object memory-backend-memfd,share=on and -machine memory-backend=…",
 			"message", "DMA_MAP", "iova", fmt.Sprintf("%#x+%#x", r.IOVA, r.Size))
 	}

@@ -1,21 +1,144 @@
+// Command polder gives QEMU's guests a network adapter that needs no driver installation,
+// boots them from the network, and switches their frames.
 package main
 
 import (
-	_ "github.com/alecthomas/kong"
-	_ "github.com/goccy/go-yaml"
-	_ "github.com/insomniacslk/dhcp/dhcpv4"
-	_ "github.com/pin/tftp/v3"
-	_ "github.com/tklauser/go-sysconf"
-	_ "golang.org/x/sys/unix"
-	_ "gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
-	_ "gvisor.dev/gvisor/pkg/tcpip/link/channel"
-	_ "gvisor.dev/gvisor/pkg/tcpip/link/ethernet"
-	_ "gvisor.dev/gvisor/pkg/tcpip/network/arp"
-	_ "gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
-	_ "gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
-	_ "gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
-	_ "gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
-	_ "gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"polder/cmd/internal/config"
 )
 
-func main() {}
+// Exit statuses. polder run returns QEMU's own when QEMU was started.
+const (
+	exitFailure = 1
+	exitUsage   = 2
+)
+
+// cli is the command line.
+type cli struct {
+	LogLevel   slog.Level `help:"Least severe messages to log: debug, info, warn or error." default:"${log_level}" placeholder:"LEVEL"`
+	LogFormat  string     `help:"Form of the log: text or json." enum:"text,json" default:"text" placeholder:"FORMAT"`
+	RuntimeDir string     `help:"Directory of sockets." default:"${runtime_dir}" type:"path" placeholder:"DIR"`
+
+	Run      runCmd      `cmd:"" help:"Run QEMU with an adapter on a virtual switch that boots it from the network."`
+	Serve    serveCmd    `cmd:"" help:"Run switches for many guests, as a daemon."`
+	QemuArgs qemuArgsCmd `cmd:"" name:"qemu-args" help:"Print QEMU's options for a configured VM."`
+	Version  versionCmd  `cmd:"" help:"Print the version."`
+}
+
+// usageError is a mistake in what the operator typed.
+type usageError struct{ error }
+
+// exitError is the exit status of the program that was run.
+type exitError int
+
+func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+func run(args []string, stdout, stderr io.Writer) int {
+	var c cli
+	exited := -1
+	parser, err := kong.New(&c,
+		kong.Name("polder"),
+		kong.Description("Hyper-V's virtual networks for QEMU: a network adapter that needs no driver installation, network boot, and a learning switch, in one process."),
+		kong.Vars{"runtime_dir": runtimeDir(), "log_level": "info", "address": config.DefaultAddress.String()},
+		kong.Writers(stdout, stderr),
+		kong.Exit(func(status int) { exited = status }),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+	)
+	if err != nil {
+		panic(err) // the struct above is wrong
+	}
+	ctx, err := parser.Parse(args)
+	if exited >= 0 {
+		return exited // --help
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "polder: %v\n", err)
+		return exitUsage
+	}
+	sigs, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	defer stop()
+	env := &environment{ctx: sigs, stdout: stdout, stderr: stderr, log: c.logger(stderr), dir: c.RuntimeDir}
+	err = ctx.Run(env)
+	var usage usageError
+	var exit exitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
+		return int(exit)
+	case errors.As(err, &usage):
+		fmt.Fprintf(stderr, "polder: %v\n", err)
+		return exitUsage
+	}
+	fmt.Fprintf(stderr, "polder: %v\n", err)
+	return exitFailure
+}
+
+// environment is what the commands share.
+type environment struct {
+	ctx            context.Context // done when polder is told to stop
+	stdout, stderr io.Writer
+	log            *slog.Logger
+	dir            string // of sockets
+}
+
+// control is where the daemon listens.
+func (e *environment) control() string { return filepath.Join(e.dir, "control.sock") }
+
+func (c *cli) logger(w io.Writer) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: c.LogLevel}
+	if c.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, opts))
+	}
+	return slog.New(slog.NewTextHandler(w, opts))
+}
+
+// runtimeDir is where sockets go by default: root's in /run, a user's where the session has
+// its own.
+func runtimeDir() string {
+	if os.Geteuid() == 0 {
+		return "/run/polder"
+	}
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
+		return filepath.Join(dir, "polder")
+	}
+	return filepath.Join(os.TempDir(), fmt.Sprintf("polder-%d", os.Geteuid()))
+}
+
+type versionCmd struct{}
+
+func (versionCmd) Run(env *environment) error {
+	fmt.Fprintln(env.stdout, "polder", version())
+	return nil
+}
+
+// version is the module's, or the commit it was built from.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	if v := info.Main.Version; v != "" && v != "(devel)" {
+		return v
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			return s.Value
+		}
+	}
+	return "devel"
+}

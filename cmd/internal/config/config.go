@@ -65,10 +65,11 @@ type Boot struct {
 
 // Match names clients; what is empty matches all.
 type Match struct {
-	MAC       string   `yaml:"mac"`        // with * for any characters
-	UUID      string   `yaml:"uuid"`       // SMBIOS UUID
-	Arch      []uint16 `yaml:"arch"`       // option 93, RFC 4578 section 2.1
-	UserClass string   `yaml:"user_class"` // option 77
+	MAC         string `yaml:"mac"`          // with * for any characters
+	UUID        string `yaml:"uuid"`         // SMBIOS UUID
+	Arch        []int  `yaml:"arch"`         // option 93, RFC 4578 section 2.1
+	UserClass   string `yaml:"user_class"`   // option 77
+	VendorClass string `yaml:"vendor_class"` // option 60, how it begins
 }
 
 // Reservation keeps an address for one client.
@@ -181,7 +182,7 @@ var unknownField = regexp.MustCompile(`unknown field "([^"]*)"`)
 
 // keys are all there are, for proposals.
 var keys = strings.Fields(`switches vms name type ageing_time max_macs pxe address pool lease router dns root boot
-	reservations match file script kernel initrd append mac uuid arch user_class hostname memory adapters switch kind bootindex`)
+	reservations match file script kernel initrd append mac uuid arch user_class vendor_class hostname memory adapters switch kind bootindex`)
 
 // nearest returns the word at an edit distance of at most a third of s's length.
 func nearest(s string, words []string) string {
@@ -424,4 +425,12 @@ func (p *PXE) check(k *checker, path, name string) {
 			k.failf(at, "switch %q: pxe: initrd and append go with kernel", name)
 		}
 	}
+}
+
+// ForRun is the configuration of a single guest: one private switch with a boot service.
+func ForRun(name string, p *PXE) (*Config, error) {
+	p.complete(".")
+	k := &checker{file: "command line"}
+	p.check(k, "", name)
+	return &Config{Switches: []Switch{{Name: name, Type: "private", PXE: p}}}, errors.Join(k.errs...)
 }

@@ -72,9 +72,9 @@ func describe(e api.BootEvent) string {
 		return fmt.Sprintf("asks for %s (%s%s)", e.Name, e.Protocol, sized(e.Size))
 	case "done":
 		return fmt.Sprintf("has %s: %s in %.3f s, %s", e.Name, amount(e.Bytes), e.Took.Seconds(), rate(e.Bytes, e.Took))
-	case "notfound":
+	case "not-found":
 		return fmt.Sprintf("asked for %s, which is not there", e.Name)
-	case "error":
+	case "error", "aborted":
 		return join(fmt.Sprintf("did not get %s", e.Name), e.Detail)
 	case "stalled":
 		return fmt.Sprintf("stalled in %s after %s", e.Name, amount(e.Bytes))

@@ -1,0 +1,319 @@
+// Package build makes what a configuration says: switches, their boot services, and the
+// adapters on them, in order, with a teardown that is the exact reverse. What fails half-way
+// is taken down again, so an error leaves nothing behind.
+package build
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"polder/cmd/internal/api"
+	"polder/cmd/internal/config"
+	"polder/device"
+	"polder/device/vfiouser"
+	"polder/pxe"
+	"polder/vswitch"
+)
+
+// World is the running configuration. Its methods may be called from any goroutine.
+type World struct {
+	version string
+	dir     string // of the adapters' sockets
+	log     *slog.Logger
+	started time.Time
+	events  hub
+
+	mu       sync.Mutex // guards the maps; held while an adapter is added or removed
+	switches map[string]*network
+	adapters map[string]*adapter
+}
+
+// network is a switch and what serves it.
+type network struct {
+	config config.Switch
+	sw     *vswitch.Switch
+	pxe    *bootService // nil: none
+}
+
+// bootService is a PXE service on its port.
+type bootService struct {
+	server *pxe.Server
+	member *vswitch.Member
+	mac    vswitch.MAC
+	root   *os.Root // nil: none
+}
+
+// adapter is a legacy adapter on its port, and the socket where a hypervisor attaches.
+type adapter struct {
+	api.Adapter
+	tulip  *device.Tulip
+	member *vswitch.Member
+	server *vfiouser.Server
+	stop   context.CancelFunc // of the worker
+	done   sync.WaitGroup     // the worker and the server
+}
+
+// pxePort is the boot service's name on its switch. A guest's adapter cannot have it.
+const pxePort = "pxe"
+
+// New builds the configuration. dir is where the adapters' sockets go; it is made if it is
+// not there. Close the World when it is no longer needed.
+func New(c *config.Config, dir, version string, log *slog.Logger) (_ *World, err error) {
+	w := &World{
+		version: version, dir: dir, log: log, started: time.Now(),
+		switches: map[string]*network{}, adapters: map[string]*adapter{},
+	}
+	defer func() {
+		if err != nil {
+			w.Close()
+		}
+	}()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("directory of sockets: %w", err)
+	}
+	for _, s := range c.Switches {
+		if err := w.addSwitch(s); err != nil {
+			return nil, fmt.Errorf("switch %q: %w", s.Name, err)
+		}
+	}
+	for _, vm := range c.VMs {
+		for i, a := range vm.Adapters {
+			_, err := w.AddAdapter(api.AdapterRequest{Switch: a.Switch, Name: config.AdapterName(vm.Name, i), MAC: vswitch.MAC(a.MAC).String()})
+			if err != nil {
+				return nil, err
+			}
+		}
+	}
+	return w, nil
+}
+
+// SocketPath is where an adapter's hypervisor attaches.
+func SocketPath(dir, adapter string) string { return filepath.Join(dir, adapter+".sock") }
+
+func (w *World) addSwitch(c config.Switch) error {
+	n := &network{config: c, sw: vswitch.New(vswitch.Config{Name: c.Name, AgeingTime: c.AgeingTime, MaxMACs: c.MaxMACs})}
+	if c.PXE != nil {
+		b, err := w.addPXE(n.sw, c.Name, c.PXE)
+		if err != nil {
+			n.sw.Close()
+			return err
+		}
+		n.pxe = b
+	}
+	w.switches[c.Name] = n
+	return nil
+}
+
+// addPXE puts a boot service on the switch.
+func (w *World) addPXE(sw *vswitch.Switch, name string, c *config.PXE) (_ *bootService, err error) {
+	b := &bootService{mac: config.DeriveMAC("pxe." + name)}
+	pc := pxe.Config{
+		Address: c.Address, PoolFirst: c.Pool.First, PoolLast: c.Pool.Last, MAC: b.mac,
+		Lease: c.Lease, Router: c.Router, DNS: c.DNS,
+		Log:    w.log.With("switch", name, "port", pxePort),
+		Events: func(e pxe.Event) { w.events.publish(bootEvent(name, e)) },
+	}
+	if c.Root != "" {
+		if b.root, err = os.OpenRoot(c.Root); err != nil {
+			return nil, fmt.Errorf("pxe: root: %w", err)
+		}
+		pc.Files = b.root.FS()
+	}
+	defer func() {
+		if err != nil {
+			b.close()
+		}
+	}()
+	for _, r := range c.Reservations {
+		uuid, err := parseUUID(r.UUID)
+		if err != nil {
+			return nil, fmt.Errorf("pxe: reservation: %w", err)
+		}
+		pc.Reservations = append(pc.Reservations, pxe.Reservation{MAC: vswitch.MAC(r.MAC), UUID: uuid, Addr: r.Address, Name: r.Hostname})
+	}
+	for _, r := range c.Boot {
+		rule, err := bootRule(r, pc.Files)
+		if err != nil {
+			return nil, err
+		}
+		pc.Boot = append(pc.Boot, rule)
+	}
+	if b.server, err = pxe.New(pc); err != nil {
+		return nil, fmt.Errorf("pxe: %w", err)
+	}
+	if b.member, err = sw.Join(pxePort, b.server, vswitch.PortOptions{}); err != nil {
+		return nil, err
+	}
+	return b, b.server.Start(b.member.NewIngress())
+}
+
+// bootRule turns the operator's rule into the service's. A script is read now, so that a
+// missing one is an error now.
+func bootRule(r config.Boot, files fs.FS) (pxe.BootRule, error) {
+	rule := pxe.BootRule{
+		Match: pxe.Match{MAC: r.Match.MAC, Arch: r.Match.Arch, UserClass: r.Match.UserClass, VendorClass: r.Match.VendorClass},
+		File:  r.File, Kernel: r.Kernel, Initrd: r.Initrd, Cmdline: r.Append,
+	}
+	var err error
+	if rule.Match.UUID, err = parseUUID(r.Match.UUID); err != nil {
+		return rule, fmt.Errorf("pxe: boot rule: %w", err)
+	}
+	if r.Script != "" {
+		if files == nil {
+			return rule, fmt.Errorf("pxe: script %s: there is no root to read it from", r.Script)
+		}
+		text, err := fs.ReadFile(files, r.Script)
+		if err != nil {
+			return rule, fmt.Errorf("pxe: script: %w", err)
+		}
+		rule.Script = string(text)
+	}
+	return rule, nil
+}
+
+// parseUUID reads a UUID; "" is the zero one, which matches all.
+func parseUUID(s string) (pxe.UUID, error) {
+	if s == "" {
+		return pxe.UUID{}, nil
+	}
+	return pxe.ParseUUID(s)
+}
+
+func (b *bootService) close() {
+	if b.server != nil {
+		b.server.Close()
+	}
+	if b.member != nil {
+		b.member.Leave()
+	}
+	if b.root != nil {
+		b.root.Close()
+	}
+}
+
+// AddAdapter puts a legacy adapter on a switch and listens for its hypervisor.
+func (w *World) AddAdapter(r api.AdapterRequest) (_ api.Adapter, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	none := api.Adapter{}
+	if err := config.CheckName(r.Name); err != nil {
+		return none, fmt.Errorf("adapter: %w", err)
+	}
+	n, ok := w.switches[r.Switch]
+	if !ok {
+		return none, fmt.Errorf("there is no switch %q", r.Switch)
+	}
+	if _, ok := w.adapters[r.Name]; ok || r.Name == pxePort {
+		return none, fmt.Errorf("there is an adapter %q already", r.Name)
+	}
+	mac := config.DeriveMAC(r.Name)
+	if r.MAC != "" {
+		if mac, err = vswitch.ParseMAC(r.MAC); err != nil {
+			return none, err
+		}
+	}
+	if err := config.CheckMAC(mac); err != nil {
+		return none, err
+	}
+	for _, other := range w.adapters {
+		if other.MAC == mac.String() && other.Switch == r.Switch {
+			return none, fmt.Errorf("adapter %q has the MAC address %v already", other.Name, mac)
+		}
+	}
+	a := &adapter{Adapter: api.Adapter{Name: r.Name, Switch: r.Switch, MAC: mac.String(), Socket: SocketPath(w.dir, r.Name)}}
+	if err := a.start(n.sw, mac, w.log); err != nil {
+		return none, fmt.Errorf("adapter %q: %w", r.Name, err)
+	}
+	w.adapters[r.Name] = a
+	return a.Adapter, nil
+}
+
+// start makes the adapter's parts in the order in which frames need them.
+func (a *adapter) start(sw *vswitch.Switch, mac vswitch.MAC, log *slog.Logger) (err error) {
+	if a.tulip, err = device.NewTulip(device.TulipConfig{Name: a.Name, MAC: mac, Log: log}); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			a.close()
+		}
+	}()
+	if a.member, err = sw.Join(a.Name, a.tulip, vswitch.PortOptions{}); err != nil {
+		return err
+	}
+	if a.server, err = vfiouser.Listen(a.Socket, a.tulip, log, a.Name); err != nil {
+		return err
+	}
+	var ctx context.Context
+	ctx, a.stop = context.WithCancel(context.Background())
+	a.done.Go(func() { a.tulip.Run(ctx, a.member.NewIngress()) })
+	a.done.Go(func() {
+		if err := a.server.Serve(ctx); err != nil {
+			log.Error("no hypervisor can attach any more", "port", a.Name, "err", err)
+		}
+	})
+	return nil
+}
+
+// close undoes start, as far as it came: no more frames from the guest, then none to it, then
+// no hypervisor, and last its memory.
+func (a *adapter) close() {
+	if a.server != nil {
+		a.server.Close()
+	}
+	if a.stop != nil {
+		a.stop()
+	}
+	a.done.Wait()
+	if a.member != nil {
+		a.member.Leave()
+	}
+	a.tulip.Close()
+}
+
+// RemoveAdapter takes an adapter away; a hypervisor that is attached loses it.
+func (w *World) RemoveAdapter(name string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	a, ok := w.adapters[name]
+	if !ok {
+		return fmt.Errorf("there is no adapter %q", name)
+	}
+	a.close()
+	delete(w.adapters, name)
+	return nil
+}
+
+// Adapters tells how many adapters there are.
+func (w *World) Adapters() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.adapters)
+}
+
+// Close takes everything down.
+func (w *World) Close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, a := range w.adapters {
+		a.close()
+	}
+	clear(w.adapters)
+	for _, n := range w.switches {
+		if n.pxe != nil {
+			n.pxe.close()
+		}
+		n.sw.Close()
+	}
+	clear(w.switches)
+	w.events.close()
+}
+
+// Subscribe implements control.World.
+func (w *World) Subscribe() (<-chan api.BootEvent, func()) { return w.events.subscribe() }

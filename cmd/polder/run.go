@@ -1,0 +1,255 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"polder/cmd/internal/api"
+	"polder/cmd/internal/build"
+	"polder/cmd/internal/config"
+	"polder/cmd/internal/control"
+	"polder/cmd/internal/qemu"
+	"polder/cmd/internal/timeline"
+)
+
+// runCmd runs QEMU with an adapter, without a daemon or a configuration.
+type runCmd struct {
+	Legacy    bool         `help:"Give the guest a legacy adapter, a DEC 21140 (the default)." default:"true"`
+	Root      string       `help:"Directory of boot files, served over TFTP and HTTP." placeholder:"DIR"`
+	Switch    string       `help:"Virtual switch. Guests that are given the same name share it: the first makes it, unless a daemon has it." placeholder:"NAME"`
+	Name      string       `help:"Name of the guest's adapter (default: guest-PID). The MAC address is made from it." placeholder:"NAME"`
+	MAC       string       `help:"The adapter's MAC address." name:"mac" placeholder:"MAC"`
+	Address   netip.Prefix `help:"Address of the boot service, with the network's prefix length; the pool is above it." default:"${address}" placeholder:"ADDR/BITS"`
+	Boot      string       `help:"Boot file in the root to name to the guest's firmware." placeholder:"FILE" xor:"what"`
+	Kernel    string       `help:"Kernel in the root to boot: firmware gets it through iPXE." placeholder:"FILE" xor:"what"`
+	Initrd    []string     `help:"Initial RAM disk in the root, with --kernel; may be repeated." placeholder:"FILE"`
+	Append    string       `help:"The kernel's command line, with --kernel." placeholder:"TEXT"`
+	BootIndex int          `help:"Place of the adapter in the firmware's boot order, as QEMU's bootindex." name:"bootindex" default:"-1" placeholder:"N"`
+
+	Command []string `arg:"" passthrough:"" name:"qemu" help:"-- and QEMU's command line: the program and its arguments."`
+}
+
+// Help implements kong's HelpProvider.
+func (*runCmd) Help() string {
+	return `Example: polder run --root /srv/tftp -- qemu-system-x86_64 -m 1G -nographic
+
+Polder adds to QEMU's arguments what is missing: memory that the adapter can reach, and the adapter. The boot's steps are shown on standard error. The exit status is QEMU's.`
+}
+
+// Run implements the command.
+func (c *runCmd) Run(env *environment) error {
+	command := c.Command
+	if len(command) > 0 && command[0] == "--" {
+		command = command[1:]
+	}
+	if len(command) == 0 {
+		return usageError{errors.New("run: give QEMU's command line after --, as in: polder run -- qemu-system-x86_64 -m 1G")}
+	}
+	if !c.Legacy {
+		return usageError{errors.New("run: --no-legacy leaves the guest without an adapter: leave it out")}
+	}
+	if c.Kernel == "" && (len(c.Initrd) > 0 || c.Append != "") {
+		return usageError{errors.New("run: --initrd and --append go with --kernel")}
+	}
+	if c.Root == "" && (c.Boot != "" || c.Kernel != "") {
+		return usageError{errors.New("run: --boot and --kernel name files in the --root directory, which is not given")}
+	}
+	if c.Switch != "" {
+		if err := config.CheckName(c.Switch); err != nil {
+			return usageError{fmt.Errorf("run: --switch: %w", err)}
+		}
+	}
+	if c.Name == "" {
+		c.Name = fmt.Sprintf("guest-%d", os.Getpid())
+	}
+	program, err := qemu.Probe(env.ctx, command[0])
+	if err != nil {
+		return err
+	}
+	show := timeline.New(env.stderr, isTerminal(env.stderr))
+	n, err := c.network(env, show)
+	if err != nil {
+		return err
+	}
+	defer n.close()
+	args, err := qemu.Complete(command[1:], []qemu.Adapter{{ID: "polder0", Socket: n.adapter.Socket, BootIndex: c.BootIndex}})
+	if err != nil {
+		return usageError{fmt.Errorf("run: %w", err)}
+	}
+	env.log.Debug("starting QEMU", "program", program, "args", args)
+	status := runQEMU(env.ctx, program, args)
+	n.waitForOthers(env.ctx, show)
+	return status
+}
+
+// runQEMU runs QEMU on the terminal until it ends. When ctx is done it is asked to end.
+func runQEMU(ctx context.Context, program string, args []string) error {
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = 5 * time.Second
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		if errors.Is(err, context.Canceled) {
+			return nil // it ended well, as it was asked to
+		}
+		return err
+	}
+	if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		return exitError(128 + int(ws.Signal())) // as a shell reports it
+	}
+	return exitError(exit.ExitCode())
+}
+
+// guestNetwork is the adapter of a run, and what it takes to have it.
+type guestNetwork struct {
+	adapter api.Adapter
+	world   *build.World // nil: a daemon's, or another run's
+	undo    []func()     // in the order of making
+}
+
+func (n *guestNetwork) close() {
+	for i := len(n.undo) - 1; i >= 0; i-- {
+		n.undo[i]()
+	}
+}
+
+// network finds the switch that the guest shares with others, or makes one.
+func (c *runCmd) network(env *environment, show *timeline.Printer) (*guestNetwork, error) {
+	if c.Switch == "" {
+		return c.own(env, show, config.DefaultSwitch)
+	}
+	for _, socket := range []string{env.control(), shared(env.dir, c.Switch)} {
+		if !control.Alive(socket) {
+			continue
+		}
+		client := control.Dial(socket)
+		status, err := client.Status(env.ctx)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", socket, err)
+		}
+		for _, s := range status.Switches {
+			if s.Name == c.Switch {
+				return c.join(env, show, client, status.PID)
+			}
+		}
+	}
+	return c.own(env, show, c.Switch)
+}
+
+// shared is where a run that made a named switch lets others join it.
+func shared(dir, name string) string { return filepath.Join(dir, "switch-"+name+".sock") }
+
+// join asks whoever has the switch for an adapter on it.
+func (c *runCmd) join(env *environment, show *timeline.Printer, client *control.Client, pid int) (*guestNetwork, error) {
+	if c.Root != "" {
+		return nil, usageError{fmt.Errorf("run: switch %q is served by process %d, which has its own boot files: leave out --root, or take another --switch", c.Switch, pid)}
+	}
+	a, stream, err := client.Attach(env.ctx, api.AdapterRequest{Switch: c.Switch, Name: c.Name, MAC: c.MAC})
+	if err != nil {
+		return nil, err
+	}
+	n := &guestNetwork{adapter: a}
+	var done sync.WaitGroup
+	done.Go(func() {
+		for {
+			m, err := stream.Next()
+			if err != nil {
+				return
+			}
+			if m.Boot != nil && m.Boot.MAC == a.MAC {
+				show.Event(*m.Boot)
+			}
+		}
+	})
+	n.undo = append(n.undo, done.Wait, func() { stream.Close() })
+	return n, nil
+}
+
+// own makes a switch for this run; one that was given a name lets others join.
+func (c *runCmd) own(env *environment, show *timeline.Printer, name string) (*guestNetwork, error) {
+	p := &config.PXE{Address: c.Address, Root: c.Root}
+	switch {
+	case c.Boot != "":
+		p.Boot = []config.Boot{{File: c.Boot}}
+	case c.Kernel != "":
+		p.Boot = []config.Boot{{Match: config.Match{UserClass: "iPXE"}, Kernel: c.Kernel, Initrd: c.Initrd, Append: c.Append}}
+	}
+	cfg, err := config.ForRun(name, p)
+	if err != nil {
+		return nil, usageError{fmt.Errorf("run: %w", err)}
+	}
+	if err := os.MkdirAll(env.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("directory of sockets: %w; --runtime-dir takes another", err)
+	}
+	dir, err := os.MkdirTemp(env.dir, "run-")
+	if err != nil {
+		return nil, fmt.Errorf("directory of sockets: %w; --runtime-dir takes another", err)
+	}
+	n := &guestNetwork{undo: []func(){func() { os.RemoveAll(dir) }}}
+	if n.world, err = build.New(cfg, dir, version(), env.log); err != nil {
+		n.close()
+		return nil, err
+	}
+	n.undo = append(n.undo, n.world.Close)
+	events, stop := n.world.Subscribe()
+	var done sync.WaitGroup
+	done.Go(func() {
+		for e := range events {
+			show.Event(e)
+		}
+	})
+	n.undo[len(n.undo)-1] = func() { n.world.Close(); done.Wait(); stop() }
+	if n.adapter, err = n.world.AddAdapter(api.AdapterRequest{Switch: name, Name: c.Name, MAC: c.MAC}); err != nil {
+		n.close()
+		return nil, err
+	}
+	if c.Switch != "" {
+		s, err := control.Listen(shared(env.dir, name), n.world, env.log)
+		if err != nil {
+			n.close()
+			return nil, err
+		}
+		n.undo = append(n.undo, func() { s.Close() })
+	}
+	return n, nil
+}
+
+// waitForOthers keeps a switch that other guests have joined until the last of them has gone.
+func (n *guestNetwork) waitForOthers(ctx context.Context, show *timeline.Printer) {
+	if n.world == nil {
+		return
+	}
+	_ = n.world.RemoveAdapter(n.adapter.Name)
+	for told := false; ctx.Err() == nil && n.world.Adapters() > 0; {
+		if !told {
+			show.Printf("QEMU has ended; the switch stays for the %d other guest(s) on it, until they end or Ctrl-C", n.world.Adapters())
+			told = true
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// isTerminal tells whether w is a terminal, on which a line can be drawn again.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok || strings.HasPrefix(os.Getenv("TERM"), "dumb") {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+
+	"polder/cmd/internal/build"
+	"polder/cmd/internal/config"
+	"polder/cmd/internal/control"
+	"polder/cmd/internal/qemu"
+)
+
+// serveCmd is the daemon.
+type serveCmd struct {
+	Config string `short:"c" help:"Configuration file. Without one: a private switch named default with a boot service on it." placeholder:"FILE"`
+}
+
+// Run implements the command.
+func (c *serveCmd) Run(env *environment) error {
+	cfg, err := loadConfig(c.Config)
+	if err != nil {
+		return err
+	}
+	if control.Alive(env.control()) {
+		return fmt.Errorf("%s: another polder serves there: stop it, or choose another --runtime-dir", env.control())
+	}
+	w, err := build.New(cfg, env.dir, version(), env.log)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	events, stop := w.Subscribe()
+	defer stop()
+	s, err := control.Listen(env.control(), w, env.log)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	for _, sw := range w.Status().Switches {
+		env.log.Info("switch ready", "switch", sw.Name, "type", sw.Type, "ports", len(sw.Ports))
+	}
+	env.log.Info("serving", "control", env.control())
+	for {
+		select {
+		case e := <-events:
+			if e.Kind != "progress" {
+				env.log.Info("boot", "switch", e.Switch, "mac", e.MAC, "step", e.Kind, "ip", e.IP, "file", e.Name, "bytes", e.Bytes,
+					slog.Float64("elapsed_s", e.Elapsed.Seconds()), "detail", e.Detail)
+			}
+		case <-env.ctx.Done():
+			env.log.Info("stopping")
+			return nil
+		}
+	}
+}
+
+// loadConfig reads the operator's file, or makes the configuration of none.
+func loadConfig(file string) (*config.Config, error) {
+	if file == "" {
+		return config.Default(), nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	return config.Parse(file, text)
+}
+
+// qemuArgsCmd prints a VM's QEMU options.
+type qemuArgsCmd struct {
+	Config string `short:"c" help:"Configuration file." required:"" placeholder:"FILE"`
+	Quote  bool   `help:"Quote for pasting into a shell; without it the output suits $(polder qemu-args ...)."`
+	VM     string `arg:"" help:"Name of the VM."`
+}
+
+// Run implements the command.
+func (c *qemuArgsCmd) Run(env *environment) error {
+	cfg, err := loadConfig(c.Config)
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, vm := range cfg.VMs {
+		if vm.Name != c.VM {
+			names = append(names, vm.Name)
+			continue
+		}
+		args := qemu.MemoryArgs(uint64(vm.Memory))
+		for i, a := range vm.Adapters {
+			name := config.AdapterName(vm.Name, i)
+			qa := qemu.Adapter{ID: name, Socket: build.SocketPath(env.dir, name), BootIndex: -1}
+			if a.BootIndex != nil {
+				qa.BootIndex = *a.BootIndex
+			}
+			args = append(args, qa.DeviceArgs()...)
+		}
+		if len(vm.Adapters) > 0 {
+			args = append(args, "-nic", "none")
+		}
+		if c.Quote {
+			for i, a := range args {
+				if strings.ContainsAny(a, `{}"`) {
+					args[i] = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
+				}
+			}
+		}
+		fmt.Fprintln(env.stdout, strings.Join(args, " "))
+		return nil
+	}
+	return fmt.Errorf("there is no VM %q in %s; it has: %s", c.VM, c.Config, strings.Join(names, ", "))
+}
