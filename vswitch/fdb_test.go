@@ -1,6 +1,8 @@
 package vswitch
 
 import (
+	"math/rand/v2"
+	"sync"
 	"testing"
 )
 
@@ -258,4 +260,37 @@ func TestFDBExpire(t *testing.T) {
 		}
 		f.check(t)
 	}
+}
+
+// TestFDBConcurrent has readers and writers of all kinds in a table that is too
+// small. Address k is only ever learned at slot 1 + k%4 or 2 + k%4, so whatever
+// else a reader finds is not an entry anybody made.
+func TestFDBConcurrent(t *testing.T) {
+	const addresses, rounds = 200, 20_000
+	f := newTestFDB(64, 6, 40)
+	var wg sync.WaitGroup
+	for seed := range uint64(3) {
+		wg.Go(func() {
+			random := rand.New(rand.NewPCG(seed, 0))
+			for i := range rounds {
+				k := 1 + random.IntN(addresses)
+				f.learn(macKey(k), slot(1+k%4+random.IntN(2)), uint32(i))
+				k = 1 + random.IntN(addresses)
+				if at := int(f.lookup(macKey(k))); at != 0 && at != 1+k%4 && at != 2+k%4 {
+					t.Errorf("address %d is at slot %d", k, at)
+				}
+			}
+		})
+	}
+	for i := range 200 {
+		f.flush(slot(i % 6))
+		f.expire(uint32(i), 100)
+		f.each(func(k macKey, at slot, _ uint32) {
+			if int(at) != 1+int(k)%4 && int(at) != 2+int(k)%4 {
+				t.Errorf("address %d is listed at slot %d", k, at)
+			}
+		})
+	}
+	wg.Wait()
+	f.check(t)
 }

@@ -8,19 +8,19 @@ import (
 	"polder/vswitch/porttest"
 )
 
-// FuzzFrame sends two frames made of arbitrary bytes, cut anywhere and of any
-// claimed length, from one of three ports. Whatever they are, each is either
+// FuzzFrame sends two frames made of arbitrary bytes, cut anywhere and with any
+// Len, from one of three ports. Whatever they are, each is either
 // dropped for one reason or gets to somebody, whole, and never to its sender.
 func FuzzFrame(f *testing.F) {
 	plain := frame(broadcast, mac(1), 0).Head
-	f.Add(plain, uint8(60), 60, plain, uint8(60), 60)
-	f.Add(frame(mac(1), mac(2), 0).Head, uint8(14), 60, frame(mac(2), mac(1), 0).Head, uint8(20), 60)
-	f.Add(frame(mac(1), mac(1), 0).Head, uint8(60), 60, plain[:14], uint8(14), 14)
-	f.Add(frame(mac(1), broadcast, 0).Head, uint8(60), 60, frame(zero, zero, 0).Head, uint8(60), 60)
-	f.Add(frame(vswitch.MAC{0x01, 0x80, 0xc2}, mac(1), 0).Head, uint8(60), 60, plain[:13], uint8(13), 13)
-	f.Add([]byte{}, uint8(0), 0, plain, uint8(13), 60)
-	f.Add(plain, uint8(60), -1, plain, uint8(60), 1<<40)
-	f.Fuzz(func(t *testing.T, bytes1 []byte, head1 uint8, len1 int, bytes2 []byte, head2 uint8, len2 int) {
+	f.Add(plain, uint8(60), 0, plain, uint8(60), 0)
+	f.Add(frame(mac(1), mac(2), 0).Head, uint8(14), 0, frame(mac(2), mac(1), 0).Head, uint8(20), 0)
+	f.Add(frame(mac(1), mac(1), 0).Head, uint8(60), 0, plain[:14], uint8(14), 0)
+	f.Add(frame(mac(1), broadcast, 0).Head, uint8(60), 0, frame(zero, zero, 0).Head, uint8(60), 0)
+	f.Add(frame(vswitch.MAC{0x01, 0x80, 0xc2}, mac(1), 0).Head, uint8(60), 0, plain[:13], uint8(13), 0)
+	f.Add([]byte{}, uint8(0), 0, plain, uint8(13), 0)
+	f.Add(plain, uint8(60), -61, plain, uint8(60), 1<<40)
+	f.Fuzz(func(t *testing.T, bytes1 []byte, head1 uint8, lie1 int, bytes2 []byte, head2 uint8, lie2 int) {
 		s := vswitch.New(vswitch.Config{MaxMACs: 16})
 		defer s.Close()
 		var ports [3]*porttest.Recorder
@@ -34,7 +34,7 @@ func FuzzFrame(f *testing.F) {
 			members[i] = m
 		}
 		whole := [][]byte{bytes1, bytes2}
-		batch := []vswitch.Frame{cutAt(bytes1, head1, len1), cutAt(bytes2, head2, len2)}
+		batch := []vswitch.Frame{cutAt(bytes1, head1, lie1), cutAt(bytes2, head2, lie2)}
 
 		// The first frame alone from a, then both from b.
 		members[0].NewIngress().Forward(batch[:1])
@@ -54,14 +54,14 @@ func FuzzFrame(f *testing.F) {
 }
 
 // cutAt makes a frame of b with a Head of at most n bytes and the rest in two
-// parts.
-func cutAt(b []byte, n uint8, length int) vswitch.Frame {
+// parts. Its Len is wrong by lie.
+func cutAt(b []byte, n uint8, lie int) vswitch.Frame {
 	head := min(int(n), len(b))
 	rest := b[head:]
 	return vswitch.Frame{
 		Head: b[:head],
 		Body: [][]byte{rest[:len(rest)/3], rest[len(rest)/3:]},
-		Len:  length,
+		Len:  len(b) + lie,
 	}
 }
 

@@ -430,6 +430,9 @@ func TestJoin(t *testing.T) {
 	if got, want := s.Members(), []*vswitch.Member{a.Member, b.Member}; !slices.Equal(got, want) {
 		t.Errorf("members are %v, want %v", got, want)
 	}
+	if got := s.Name(); got != "LAN" {
+		t.Errorf("the switch is called %q, want LAN", got)
+	}
 	if err := a.Leave(); err != nil {
 		t.Error(err)
 	}
