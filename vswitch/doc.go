@@ -21,8 +21,8 @@
 //  4. The destination is looked up. A known address leads to one port. A group
 //     address, or one not known, goes to every port but the sender's (a
 //     flood). An address known to be behind the sender has arrived already.
-//     The group 01:80:C2:00:00:00 to 0F, which bridges keep for themselves
-//     (IEEE 802.1Q, 8.6.3), goes nowhere.
+//     The groups 01:80:C2:00:00:00 to 0F, which bridges keep to themselves
+//     (IEEE 802.1D-2004, 7.12.6), go nowhere.
 //  5. When the batch is sorted, each port that gets anything gets one
 //     [Port.Deliver] call with its frames, in the order they were sent. The
 //     port copies what fits and says how many did; the rest are dropped with

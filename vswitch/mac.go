@@ -49,7 +49,7 @@ type macKey uint64
 
 const (
 	groupBit     macKey = 1 << 40        // I/G, the first bit on the wire: a group address
-	reservedBase macKey = 0x0180c2000000 // IEEE 802.1Q, table 8-1: kept for bridges
+	reservedBase macKey = 0x0180c2000000 // to …0f: IEEE 802.1D-2004, table 7-10
 	reservedMask macKey = 0xfffffffffff0
 )
 

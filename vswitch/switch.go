@@ -12,7 +12,7 @@ import (
 
 // Defaults of a [Config].
 const (
-	DefaultAgeingTime = 300 * time.Second // IEEE 802.1Q, table 8-6
+	DefaultAgeingTime = 300 * time.Second // as IEEE 802.1D-2004, table 7-5, recommends
 	DefaultMaxMACs    = 8192
 )
 

@@ -107,7 +107,7 @@ func (h Harness) frame(sender byte, number, length int, cuts ...int) frame {
 	b := make([]byte, 0, length)
 	b = append(b, h.Address[:]...)
 	b = append(b, 0x02, 0, 0, 0, 0, sender)
-	b = append(b, 0x88, 0xb5) // for local experiments (IEEE 802, 9.2)
+	b = append(b, 0x88, 0xb5) // an EtherType for local experiments (IEEE 802a)
 	b = binary.BigEndian.AppendUint32(b, uint32(number))
 	for i := len(b); i < length; i++ {
 		b = append(b, byte(i*7+number*13)+sender)
