@@ -37,6 +37,10 @@ type ownList struct {
 // When it returns, every frame has been copied or dropped, and the frames and
 // their memory are the caller's again.
 //
+// If a port panics, so does Forward: a fault in the sender's memory shows when
+// a port reads it. The rest of the batch may be lost then; the next is not
+// affected.
+//
 // Forward must not be called after the member has left, or from Deliver, or
 // with a lock held that any port's Deliver takes.
 func (in *Ingress) Forward(frames []Frame) {
@@ -44,9 +48,9 @@ func (in *Ingress) Forward(frames []Frame) {
 	if len(in.where) < len(t.bySlot) {
 		in.where = make([]uint16, len(t.bySlot))
 	}
+	defer in.finish() // also after a panic, or the next batch would begin with this one's lists
 	in.sort(t, frames)
 	in.deliver(t)
-	in.count()
 }
 
 // sort puts each frame on the lists of the ports that are to get it.
@@ -123,8 +127,7 @@ func (in *Ingress) everybody(f *Frame) {
 	}
 }
 
-// deliver gives every port its list, and forgets the lists: the frames on them
-// are only lent.
+// deliver gives every port its list.
 func (in *Ingress) deliver(t *table) {
 	if len(in.flood) > 0 {
 		for _, m := range t.members {
@@ -132,21 +135,25 @@ func (in *Ingress) deliver(t *table) {
 				m.deliver(in.flood)
 			}
 		}
-		clear(in.flood)
-		in.flood = in.flood[:0]
 	}
 	for i := range in.own {
+		in.own[i].to.deliver(in.own[i].frames)
+	}
+}
+
+// finish forgets the lists, since the frames on them are only lent, and adds the
+// batch to the member's counters.
+func (in *Ingress) finish() {
+	clear(in.flood)
+	in.flood = in.flood[:0]
+	for i := range in.own {
 		l := &in.own[i]
-		l.to.deliver(l.frames)
 		in.where[l.to.slot] = 0
 		clear(l.frames)
 		l.to, l.frames = nil, l.frames[:0]
 	}
 	in.own = in.own[:0]
-}
 
-// count adds the batch to the member's counters.
-func (in *Ingress) count() {
 	m := in.from
 	m.rx.add(in.rx)
 	in.rx = tally{}

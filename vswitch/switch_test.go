@@ -824,6 +824,49 @@ func TestSeveralIngresses(t *testing.T) {
 	}
 }
 
+// TestPanic has a port panic, as one does that reads a sender's memory when it
+// has gone. The sender recovers, and its next batch has nothing of the last.
+func TestPanic(t *testing.T) {
+	s := newSwitch(t, vswitch.Config{})
+	a := join(t, s, "a", vswitch.PortOptions{})
+	m, err := s.Join("bad", panics{}, vswitch.PortOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := join(t, s, "c", vswitch.PortOptions{})
+	m.NewIngress().Forward([]vswitch.Frame{frame(broadcast, mac(2), 0)})
+	a.Take()
+	c.Take()
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("the port's panic did not reach the sender")
+			}
+		}()
+		a.Forward([]vswitch.Frame{
+			frame(mac(3), mac(1), 1),
+			frame(mac(2), mac(1), 2),
+			frame(broadcast, mac(1), 3),
+		})
+	}()
+	c.Take()
+	if err := m.Leave(); err != nil {
+		t.Fatal(err)
+	}
+	a.Forward([]vswitch.Frame{frame(broadcast, mac(1), 4)})
+	if got := c.numbers(); !slices.Equal(got, []int{4}) {
+		t.Errorf("after the panic c got %d, want 4", got)
+	}
+	if n := a.Stats().RxFrames; n != 4 {
+		t.Errorf("a sent 4 frames, counted are %d", n)
+	}
+}
+
+// panics is a port that does.
+type panics struct{}
+
+func (panics) Deliver([]*vswitch.Frame) int { panic("unexpected fault address") }
+
 func TestForwardDoesNotAllocate(t *testing.T) {
 	for _, load := range loads {
 		t.Run(load.name, func(t *testing.T) {
