@@ -14,6 +14,8 @@ type Port interface {
 	//
 	// The list, the frames and the memory they point to belong to the caller.
 	// Deliver reads them, and keeps none of them after it returns.
+	// Reading Body can panic when it is memory of a guest that goes away, so a
+	// lock held meanwhile is released by defer.
 	//
 	// Any goroutine may call it, several at once. It must not call the switch.
 	// A call that was on its way when the port left the switch may arrive
