@@ -191,6 +191,16 @@ func (d *Driver) Stop() {
 	}
 }
 
+// RewindTx stops both processes, moves the transmit list back to its first descriptor and
+// starts again.
+func (d *Driver) RewindTx() {
+	d.TB.Helper()
+	d.Stop()
+	d.HW.WriteCSR(4, d.TxDesc(0))
+	d.tx, d.done = 0, 0
+	d.Start()
+}
+
 // RxDesc and TxDesc return the address of descriptor i.
 func (d *Driver) RxDesc(i int) uint32 { return d.descAddr(rxRing, i) }
 func (d *Driver) TxDesc(i int) uint32 { return d.descAddr(txRing, i) }
