@@ -1,0 +1,21 @@
+/* The screen and the keyboard, through the BIOS. */
+#ifndef CONSOLE_H
+#define CONSOLE_H
+
+#include "platform.h"
+
+/* print writes to the screen. It knows %s (near string), %d and %u (decimal),
+ * %x (hexadecimal word of 4 digits), %b (hexadecimal byte), %c, %i (IPv4 address,
+ * network order) and %m (near pointer to a MAC address). */
+void print(const char *format, ...);
+
+/* key_pressed takes a key from the BIOS: its ASCII code, 80h + the function key
+ * number for F1 to F10, 0 if there is none. */
+int key_pressed(void);
+
+enum { KEY_ESC = 0x1b, KEY_CTRL_C = 0x03, KEY_ENTER = 0x0d, KEY_F8 = 0x88 };
+
+/* canceled tells whether the user pressed Esc or Ctrl-C; other keys are eaten. */
+bool canceled(void);
+
+#endif
