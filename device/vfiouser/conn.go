@@ -99,7 +99,7 @@ func (c *conn) run(ctx context.Context) error {
 		unix.Shutdown(c.fd, unix.SHUT_RDWR) // fails only if the client has gone
 		close(interrupted)
 	})
-	cause := c.serve()
+	cause := c.serve(handshakeTime)
 	if !stop() {
 		<-interrupted
 		cause = net.ErrClosed
@@ -121,9 +121,10 @@ func (c *conn) run(ctx context.Context) error {
 	return cause
 }
 
-// serve answers messages until something ends the connection.
-func (c *conn) serve() error {
-	if err := c.setTimeout(handshakeTime); err != nil {
+// serve answers messages until something ends the connection, for instance that the client does not speak
+// within patience.
+func (c *conn) serve(patience time.Duration) error {
+	if err := c.setTimeout(patience); err != nil {
 		return err
 	}
 	for {
@@ -205,7 +206,7 @@ func readError(n int, err error) error {
 	case err == nil && n == 0, err == unix.ECONNRESET: // reset: it left without reading all replies
 		return io.EOF
 	case err == unix.EAGAIN:
-		return fmt.Errorf("%w: no VERSION within %v", ErrProtocol, handshakeTime)
+		return fmt.Errorf("%w: no VERSION in time", ErrProtocol)
 	}
 	return os.NewSyscallError("recvmsg", err)
 }
@@ -248,8 +249,11 @@ func (c *conn) answer() error {
 	h := header{id: c.h.id, cmd: c.h.cmd, flags: flagReply}
 	if err != nil {
 		var errno syscall.Errno
-		if !errors.As(err, &errno) {
+		switch {
+		case errors.Is(err, ErrProtocol): // says of which message
 			return err
+		case !errors.As(err, &errno):
+			return fmt.Errorf("%v message %d: %w", c.h.cmd, c.h.id, err)
 		}
 		c.log.Debug("vfio-user: request refused", "command", c.h.cmd, "id", c.h.id, "err", err)
 		n, h.flags, h.errno = 0, flagReply|flagError, uint32(errno)
@@ -335,7 +339,7 @@ func (c *conn) version(body []byte) (int, error) {
 	}
 	peer := c.peer()
 	if err := c.dev.Attach(peer); err != nil {
-		return 0, fmt.Errorf("attach %s: %v", peer, err)
+		return 0, fmt.Errorf("attach %s: %v", peer, err) // not %w: no errno lets the client go on
 	}
 	c.attached = true
 	c.log.Info("vfio-user: client attached", "peer", peer)

@@ -76,10 +76,12 @@ type Client struct {
 
 	fd      int // blocking
 	id      uint16
-	payload []byte // of a region access; reused, so that benchmarks of the server see no allocations
-	buf     []byte // the message last sent or the payload last received; reused
-	irq     int    // the eventfd of INTx, or -1
-	pending bool   // INTx was signalled, and no BAR accessed since
+	payload []byte // of a region access; this and what follows is reused, so that tests see only the server allocate
+	buf     []byte // the message last sent or the payload last received
+	head    [16]byte
+	count   [8]byte
+	irq     int  // the eventfd of INTx, or -1
+	pending bool // INTx was signalled, and no BAR accessed since
 }
 
 // Pair returns a client and the other end of its socket, for a server to take over.
@@ -159,11 +161,16 @@ func (c *Client) Command(command uint16, flags uint32, payload []byte, fds ...in
 	return c.id, c.Send(c.buf, fds...)
 }
 
+// CloseWrite tells the server that nothing more comes; replies can still be read.
+func (c *Client) CloseWrite() error {
+	return os.NewSyscallError("shutdown", unix.Shutdown(c.fd, unix.SHUT_WR))
+}
+
 // Reply waits for one message. Its payload is valid until the next call. The error is io.EOF if the
 // server closed the connection.
 func (c *Client) Reply() (Header, []byte, error) {
-	var b [16]byte
-	if err := c.read(b[:]); err != nil {
+	b := c.head[:]
+	if err := c.read(b); err != nil {
 		return Header{}, nil, err
 	}
 	h := Header{
@@ -225,8 +232,8 @@ func (c *Client) Call(command uint16, payload []byte, fds ...int) ([]byte, error
 	return reply, nil
 }
 
-// le puts values of fixed size one after the other.
-func le(values ...any) []byte {
+// Payload puts values of fixed size one after the other, little-endian: the payload of a message.
+func Payload(values ...any) []byte {
 	var b []byte
 	for _, v := range values {
 		b, _ = binary.Append(b, binary.LittleEndian, v) // fails only for types of no fixed size
@@ -236,10 +243,10 @@ func le(values ...any) []byte {
 
 // Handshake sends VERSION, then asks for the device and its regions as QEMU does.
 func (c *Client) Handshake() error {
-	if _, err := c.Call(Version, append(le(uint16(0), uint16(0)), Capabilities+"\x00"...)); err != nil {
+	if _, err := c.Call(Version, append(Payload(uint16(0), uint16(0)), Capabilities+"\x00"...)); err != nil {
 		return fmt.Errorf("VERSION: %w", err)
 	}
-	info, err := c.Call(GetInfo, le(uint32(16), uint32(0), uint32(0), uint32(0)))
+	info, err := c.Call(GetInfo, Payload(uint32(16), uint32(0), uint32(0), uint32(0)))
 	if err != nil {
 		return fmt.Errorf("GET_INFO: %w", err)
 	}
@@ -251,7 +258,7 @@ func (c *Client) Handshake() error {
 			return fmt.Errorf("GET_REGION_INFO %d: %w", region, err)
 		}
 	}
-	if _, err := c.Call(GetIRQInfo, le(uint32(16), uint32(0), uint32(3), uint32(0))); !errors.Is(err, unix.EINVAL) {
+	if _, err := c.Call(GetIRQInfo, Payload(uint32(16), uint32(0), uint32(3), uint32(0))); !errors.Is(err, unix.EINVAL) {
 		return fmt.Errorf("GET_IRQ_INFO of the error interrupt: %v, want EINVAL", err)
 	}
 	return nil
@@ -259,7 +266,7 @@ func (c *Client) Handshake() error {
 
 // RegionInfo asks for the size of a region, and what may be done with it.
 func (c *Client) RegionInfo(region int) (size uint64, flags uint32, err error) {
-	b, err := c.Call(GetRegionInfo, le(uint32(32), uint32(0), uint32(region), uint32(0), uint64(0), uint64(0)))
+	b, err := c.Call(GetRegionInfo, Payload(uint32(32), uint32(0), uint32(region), uint32(0), uint64(0), uint64(0)))
 	if err != nil {
 		return 0, 0, err
 	}
@@ -273,7 +280,7 @@ func (c *Client) RegionInfo(region int) (size uint64, flags uint32, err error) {
 // file offers memory that is not shared, read only.
 func (c *Client) MapDMA(iova, size uint64, file *os.File, offset uint64) error {
 	if file == nil {
-		_, err := c.Call(DMAMap, le(uint32(32), uint32(1), offset, iova, size))
+		_, err := c.Call(DMAMap, Payload(uint32(32), uint32(1), offset, iova, size))
 		return err
 	}
 	conn, err := file.SyscallConn()
@@ -282,7 +289,7 @@ func (c *Client) MapDMA(iova, size uint64, file *os.File, offset uint64) error {
 	}
 	var callErr error
 	if err := conn.Control(func(fd uintptr) {
-		_, callErr = c.Call(DMAMap, le(uint32(32), uint32(3), offset, iova, size), int(fd))
+		_, callErr = c.Call(DMAMap, Payload(uint32(32), uint32(3), offset, iova, size), int(fd))
 	}); err != nil {
 		return err
 	}
@@ -291,7 +298,7 @@ func (c *Client) MapDMA(iova, size uint64, file *os.File, offset uint64) error {
 
 // UnmapDMA takes memory away that was offered with the same numbers.
 func (c *Client) UnmapDMA(iova, size uint64) error {
-	_, err := c.Call(DMAUnmap, le(uint32(24), uint32(0), iova, size))
+	_, err := c.Call(DMAUnmap, Payload(uint32(24), uint32(0), iova, size))
 	return err
 }
 
@@ -342,7 +349,7 @@ func (c *Client) endOfAccess(region int) error {
 		return nil
 	}
 	c.pending = false
-	_, err := c.Call(SetIRQs, le(uint32(20), uint32(0x11), uint32(0), uint32(0), uint32(1)))
+	_, err := c.Call(SetIRQs, Payload(uint32(20), uint32(0x11), uint32(0), uint32(0), uint32(1)))
 	return err
 }
 
@@ -354,14 +361,14 @@ func (c *Client) SetINTx() error {
 		return os.NewSyscallError("eventfd", err)
 	}
 	c.irq = fd
-	_, err = c.Call(SetIRQs, le(uint32(20), uint32(0x24), uint32(0), uint32(0), uint32(1)), fd)
+	_, err = c.Call(SetIRQs, Payload(uint32(20), uint32(0x24), uint32(0), uint32(0), uint32(1)), fd)
 	return err
 }
 
 // ClearINTx takes the eventfd away, as QEMU does first in a reset of the machine.
 func (c *Client) ClearINTx() error {
 	c.dropIRQ()
-	_, err := c.Call(SetIRQs, le(uint32(20), uint32(0x21), uint32(0), uint32(0), uint32(0)))
+	_, err := c.Call(SetIRQs, Payload(uint32(20), uint32(0x21), uint32(0), uint32(0), uint32(0)))
 	return err
 }
 
@@ -375,9 +382,8 @@ func (c *Client) dropIRQ() {
 // IRQPending reports whether the guest's interrupt line is raised: the device has signalled INTx, and
 // no BAR was accessed since.
 func (c *Client) IRQPending() bool {
-	var count [8]byte
 	if c.irq >= 0 {
-		if n, _ := unix.Read(c.irq, count[:]); n == len(count) {
+		if n, _ := unix.Read(c.irq, c.count[:]); n == len(c.count) {
 			c.pending = true
 		}
 	}
