@@ -88,6 +88,7 @@ func New(bus Bus, cfg Config) *Chip {
 		cfg.ROMSize = 1 << bits.Len32(max(cfg.ROMSize, 2<<10)-1)
 	}
 	c := &Chip{bus: bus, cfg: cfg}
+	c.tx.parts = make([][]byte, 0, maxTxParts)
 	c.s.SROM.load(sromImage(cfg))
 	c.s.PHY.Link = true
 	c.Reset()

@@ -93,7 +93,9 @@ func (c *Chip) receive(parts [][]byte, loopback uint32) RxResult {
 	}
 	c.setRS(rsWaiting)
 	c.rx.load(parts, n, c.zeros[:])
-	return c.place(d, c.rxStatus(matched)|loopback)
+	r := c.place(d, c.rxStatus(matched)|loopback)
+	clear(c.rx.src) // the sender's memory may be unmapped next
+	return r
 }
 
 // rxStatus returns RDES0 of the frame in c.rx as it is in its last descriptor, but for

@@ -15,16 +15,17 @@ type TxFrame struct {
 
 // Limits of the transmit process.
 const (
-	txBudget     = 256      // descriptors after which PollTx returns
-	maxTxDescs   = 128      // descriptors of one frame
-	maxTxFrame   = 18 << 10 // bytes of one frame
-	maxTxJabber  = 2560     // bytes of one frame with CSR15<JCK>
-	minScratch   = 4 << 10  // bytes
-	nsPerAutoMin = 200_000  // shortest period of automatic polling
+	txBudget    = 256                         // descriptors after which PollTx returns
+	maxTxDescs  = 128                         // descriptors of one frame
+	maxTxParts  = 3 * (txBudget + maxTxDescs) // two buffers each, and padding
+	maxTxFrame  = 18 << 10                    // bytes of one frame
+	maxTxJabber = 2560                        // bytes of one frame with CSR15<JCK>
+	minScratch  = 4 << 10                     // bytes
+	minAutoPoll = 200_000                     // nanoseconds between automatic polls
 )
 
 // autoPollPeriods are the periods of CSR0<TAP> in nanoseconds (HRM, "Bus Mode
-// Register"). Those shorter than nsPerAutoMin are stretched to it.
+// Register"). Those shorter than minAutoPoll are stretched to it.
 var autoPollPeriods = [8]int64{0, 200_000, 800_000, 1_600_000, 12_800, 25_600, 51_200, 102_400}
 
 // txItem is what stands at one place of the transmit list: a frame, a set-up frame,
@@ -41,19 +42,25 @@ type txItem struct {
 type txBatch struct {
 	frames  []txItem
 	descs   []uint32 // addresses of descriptors
-	parts   [][]byte
-	scratch []byte // buffers that are not directly mapped
+	parts   [][]byte // never grows: TxFrame.Parts point into it
+	scratch []byte   // buffers that are not directly mapped
 }
 
-// forget drops the batch; its descriptors stay the chip's.
-func (t *txBatch) forget() {
-	t.frames = t.frames[:0]
+// forget drops the batch; its descriptors stay the chip's. The host may still be
+// reading the parts, so that they are left alone.
+func (t *txBatch) forget() { t.frames = t.frames[:0] }
+
+// reset drops the batch when the host is done with its parts. They are cleared: slices
+// of memory that is unmapped later must not be left for the garbage collector to find.
+func (t *txBatch) reset() {
+	t.forget()
 	t.descs = t.descs[:0]
+	clear(t.parts)
 	t.parts = t.parts[:0]
 	t.scratch = t.scratch[:0]
 }
 
-// room returns n bytes that stay valid until forget and what follows it.
+// room returns n bytes that stay valid until reset.
 func (t *txBatch) room(n int) []byte {
 	at := len(t.scratch)
 	if cap(t.scratch)-at < n { // slices handed out keep the old array
@@ -86,7 +93,7 @@ func (c *Chip) TxPending() bool { return c.ts() == tsRunning && c.canDMA() }
 // transmit process suspends. PollTx looks at a few hundred descriptors at most; call
 // again while TxPending.
 func (c *Chip) PollTx(frames []TxFrame, now int64) int {
-	c.tx.forget()
+	c.tx.reset()
 	at, n := c.s.TxAt, 0
 	for looked := 0; looked < txBudget && n < len(frames) && c.TxPending(); {
 		item, verdict := c.assemble(at)
@@ -104,7 +111,7 @@ func (c *Chip) PollTx(frames []TxFrame, now int64) int {
 			break
 		}
 		c.act(item, verdict, now)
-		c.tx.forget()
+		c.tx.reset()
 		at = c.s.TxAt
 	}
 	c.updateINTA()
@@ -163,7 +170,7 @@ func (c *Chip) FinishTx(n int, now int64) {
 			c.deliverLoop(rdes0DTExternal)
 		}
 	}
-	c.tx.forget()
+	c.tx.reset()
 	if all && c.TxPending() {
 		switch d, err := c.fetch(c.s.TxAt); {
 		case err != nil:
@@ -358,7 +365,7 @@ func (c *Chip) autoPoll() int64 {
 	if period == 0 {
 		return 0
 	}
-	return max(period, nsPerAutoMin)
+	return max(period, minAutoPoll)
 }
 
 // autoPolling reports whether a suspended process is polled automatically.

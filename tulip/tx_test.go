@@ -286,12 +286,17 @@ func TestGap(t *testing.T) {
 			hw.WriteCSR(3, 0)
 			hw.Inject(tt.Frame(tt.Station, tt.Other, 60))
 		}, false, tt.FBE, 0},
+		{"memory read only", func(hw *tt.Bare, d *tt.Driver) {
+			hw.ReadOnly = true
+			hw.WriteCSR(6, d.CSR6|tt.SR)
+		}, false, tt.FBE, 0},
 		{"old state put back", func(hw *tt.Bare, d *tt.Driver) { hw.Chip.SetState(hw.Chip.State()) }, false, 0, 1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			hw, d := startAt0(t, tulip.Config{}, tt.Options{})
 			hw.Hold = true
-			queue(d, make([]byte, 240), seg{tt.FS | tt.LS, 60, 0}, seg{tt.FS, 60, 0}, seg{tt.LS | tt.IC, 60, 0})
+			data := tt.Frame(tt.Other, tt.Station, 180)
+			queue(d, data, seg{tt.FS | tt.LS, 60, 0}, seg{tt.FS, 60, 0}, seg{tt.LS | tt.IC, 60, 0})
 			d.Kick()
 			var batch [8]tulip.TxFrame
 			n := hw.Chip.PollTx(batch[:], 0)
@@ -299,6 +304,11 @@ func TestGap(t *testing.T) {
 				t.Fatalf("%d frames, want 2", n)
 			}
 			tc.do(hw, d)
+			for i, f := range batch[:n] { // the host may be reading them
+				if got := bytes.Join(f.Parts, nil); !bytes.Equal(got, data[60*i:60*i+f.Len]) {
+					t.Errorf("frame %d has changed: % x", i, got)
+				}
+			}
 			want := uint32(tt.OWN)
 			if tc.closed {
 				want = 0
@@ -485,6 +495,27 @@ func TestBusErrors(t *testing.T) {
 		{"next receive descriptor", func(hw *tt.Bare, d *tt.Driver) { arm(hw, d, tt.CH|32, d.RxBuf(0), bad) }},
 		{"receive buffer 1", func(hw *tt.Bare, d *tt.Driver) { arm(hw, d, 64, bad, 0) }},
 		{"receive buffer 2", func(hw *tt.Bare, d *tt.Driver) { arm(hw, d, 32|32<<11, d.RxBuf(0), bad) }},
+		{"status of a transmit descriptor", func(hw *tt.Bare, d *tt.Driver) {
+			hw.ReadOnly = true
+			send(d, tt.FS|tt.LS|60, d.TxBuf(0), 0)
+		}},
+		{"status of a receive descriptor", func(hw *tt.Bare, d *tt.Driver) {
+			hw.ReadOnly = true
+			arm(hw, d, 0, 0, 0)
+		}},
+		{"status of the last receive descriptor", func(hw *tt.Bare, d *tt.Driver) {
+			hw.ReadOnly = true
+			arm(hw, d, tt.CH, 0, d.RxDesc(0))
+		}},
+		{"big-endian transmit buffer", func(hw *tt.Bare, d *tt.Driver) {
+			hw.WriteCSR(0, 1<<7)
+			send(d, tt.FS|tt.LS|60, bad, 0)
+		}},
+		{"big-endian receive buffer", func(hw *tt.Bare, d *tt.Driver) {
+			hw.WriteCSR(0, 1<<7)
+			arm(hw, d, 64, bad, 0)
+		}},
+		{"receive buffer past 4 GiB", func(hw *tt.Bare, d *tt.Driver) { arm(hw, d, 64, 0xfffffff0, 0) }},
 	} {
 		for _, indirect := range []bool{false, true} {
 			name := tc.name
@@ -495,6 +526,7 @@ func TestBusErrors(t *testing.T) {
 				hw, d := startAt0(t, tulip.Config{}, tt.Options{})
 				hw.Indirect = indirect
 				tc.do(hw, d)
+				hw.ReadOnly = false
 				hw.Transmitted() // the frame before the error, in one case
 				d.WantNoTx().WantState(0, 0)
 				if v := hw.ReadCSR(5); v&(7<<23|0x7fff) != 1<<23|tt.FBE {

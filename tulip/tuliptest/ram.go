@@ -15,19 +15,22 @@ type RAM struct {
 	// that every access goes through Read and Write.
 	Indirect bool
 
+	// ReadOnly makes the memory refuse the chip's stores, as a ROM does.
+	ReadOnly bool
+
 	INTA    bool     // level of the interrupt pin
 	Edges   int      // how often it changed
-	Aborted []Access // accesses that were refused, with ErrAbort or as a nil window
+	Aborted []Access // the first 16 accesses that were refused with ErrAbort
 }
 
 // Access is a bus access of the chip.
 type Access struct {
 	Addr  uint32
 	Len   int
-	Write bool // stored, or a window, which may be stored to
+	Write bool
 }
 
-// ErrAbort is a bus access outside the memory.
+// ErrAbort is a bus access that the memory refuses.
 type ErrAbort Access
 
 func (e ErrAbort) Error() string {
@@ -50,7 +53,7 @@ func (r *RAM) at(addr uint32, n int) []byte {
 
 // Window implements tulip.Bus.
 func (r *RAM) Window(addr uint32, n int) []byte {
-	if r.Indirect {
+	if r.Indirect || r.ReadOnly {
 		return nil
 	}
 	return r.at(addr, n)
@@ -69,7 +72,7 @@ func (r *RAM) Read(addr uint32, p []byte) error {
 // Write implements tulip.Bus.
 func (r *RAM) Write(addr uint32, p []byte) error {
 	m := r.at(addr, len(p))
-	if m == nil {
+	if m == nil || r.ReadOnly {
 		return r.abort(Access{Addr: addr, Len: len(p), Write: true})
 	}
 	copy(m, p)
