@@ -43,7 +43,7 @@ const (
 	leaseOffered  leaseState = iota // until the client requests it
 	leaseBound                      // acknowledged
 	leaseBOOTP                      // given to a BOOTP client: never expires unless the pool is exhausted
-	leaseDeclined                   // quarantined: in use by somebody unknown
+	leaseDeclined                   // quarantined: in use by somebody unknown; the last, see reclaim
 )
 
 // leaseEntry is one address that is not free.
@@ -178,7 +178,7 @@ func (t *leaseTable) take(now time.Time) (netip.Addr, bool) {
 		if t.fresh = a.Next(); t.last.Less(t.fresh) {
 			t.fresh = netip.Addr{}
 		}
-		if t.assignable(a) && t.byAddr[a] == nil {
+		if t.assignable(a) && t.byAddr[a] == nil && !t.queued[a] {
 			return a, true
 		}
 	}
@@ -198,21 +198,20 @@ func (t *leaseTable) take(now time.Time) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// reclaim frees, in an exhausted pool, the address it hurts least to lose: the oldest offer not taken
-// up, else the oldest quarantine, else a BOOTP client's that is past a lease's time. It looks at most
-// once per expiryInterval, so that a flood of requests costs no scan each.
+// reclaim frees, in an exhausted pool, the address it hurts least to lose: the oldest quarantine, else
+// a BOOTP client's that is past a lease's time. Offers and leases are left to run out. It looks at
+// most once per expiryInterval, so that a flood of requests costs no scan each.
 func (t *leaseTable) reclaim(now time.Time) bool {
 	if now.Sub(t.lastReclaim) < expiryInterval {
 		return false
 	}
 	t.lastReclaim = now
 	var victim *leaseEntry
-	rank := [...]int{leaseOffered: 3, leaseDeclined: 2, leaseBOOTP: 1}
 	for _, e := range t.byAddr {
-		if e.state == leaseBound || e.state == leaseBOOTP && now.Before(e.expires) || !t.assignable(e.addr) {
+		if !t.assignable(e.addr) || e.state != leaseDeclined && (e.state != leaseBOOTP || now.Before(e.expires)) {
 			continue
 		}
-		if victim == nil || rank[e.state] > rank[victim.state] || e.state == victim.state && e.expires.Before(victim.expires) {
+		if victim == nil || e.state > victim.state || e.state == victim.state && e.expires.Before(victim.expires) {
 			victim = e
 		}
 	}
