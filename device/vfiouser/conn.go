@@ -35,10 +35,13 @@ const handshakeTime = 5 * time.Second
 // The poller's goroutine queues behind busy ones each time it wakes; a short
 // blocking call keeps its turn.
 type conn struct {
-	fd   int // blocking
-	dev  Device
-	info Info
-	log  *slog.Logger
+	fd       int // blocking
+	dev      Device
+	worker   Worker    // dev, if it is one; else nil
+	spinners *Spinners // nil: never spin
+	quick    bool      // the last message came within spinTime of the answer to the one before
+	info     Info
+	log      *slog.Logger
 
 	attached bool
 
@@ -56,7 +59,7 @@ type conn struct {
 //
 // It is for a client that did not come through a Server, such as one end of a socket pair.
 func ServeConn(ctx context.Context, conn *net.UnixConn, dev Device, log *slog.Logger, name string) error {
-	c, err := newConn(conn, dev, log.With("port", name))
+	c, err := newConn(conn, dev, nil, log.With("port", name))
 	if err != nil {
 		return err
 	}
@@ -67,7 +70,7 @@ func ServeConn(ctx context.Context, conn *net.UnixConn, dev Device, log *slog.Lo
 }
 
 // newConn takes uc over.
-func newConn(uc *net.UnixConn, dev Device, log *slog.Logger) (*conn, error) {
+func newConn(uc *net.UnixConn, dev Device, spinners *Spinners, log *slog.Logger) (*conn, error) {
 	defer uc.Close()
 	raw, err := uc.SyscallConn()
 	if err != nil {
@@ -89,7 +92,8 @@ func newConn(uc *net.UnixConn, dev Device, log *slog.Logger) (*conn, error) {
 		}
 		return nil, err
 	}
-	return &conn{fd: fd, dev: dev, info: dev.Info(), log: log}, nil
+	worker, _ := dev.(Worker)
+	return &conn{fd: fd, dev: dev, worker: worker, spinners: spinners, info: dev.Info(), log: log}, nil
 }
 
 // run serves the connection to its end and returns the cause of that, which is never nil.
@@ -156,7 +160,7 @@ func (c *conn) setTimeout(d time.Duration) error {
 // later byte are not asked for, and the kernel closes them.
 func (c *conn) receive() error {
 	c.in = slices.Grow(c.in[:0], headerSize)[:headerSize]
-	n, control, truncated, err := c.receiver.recvmsg(c.fd, c.in)
+	n, control, truncated, err := c.next(c.in)
 	if err := readError(n, err); err != nil {
 		return err
 	}

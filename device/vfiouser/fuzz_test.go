@@ -145,7 +145,7 @@ func FuzzConn(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c, err := newConn(conn, newSink(t), slog.New(slog.DiscardHandler))
+		c, err := newConn(conn, newSink(t), NewSpinners(1), slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -233,7 +233,7 @@ func TestHandshakeTimesOut(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer client.Close()
-		c, err := newConn(uc, newSink(t), slog.New(slog.DiscardHandler))
+		c, err := newConn(uc, newSink(t), NewSpinners(1), slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}

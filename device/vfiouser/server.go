@@ -32,7 +32,8 @@ type Server struct {
 	path string
 	made os.FileInfo // the socket file, to remove no other
 
-	grace time.Duration // attachGrace, but for tests
+	grace    time.Duration // attachGrace, but for tests
+	spinners *Spinners     // nil: connections never spin
 
 	ctx   context.Context // done when the server is closed
 	close context.CancelFunc
@@ -76,6 +77,10 @@ func Listen(path string, dev Device, log *slog.Logger, name string) (*Server, er
 	}
 	return s, nil
 }
+
+// Spin lets the server's connections look out for messages, as far as sp permits, instead of
+// sleeping at once. It must be called before Serve.
+func (s *Server) Spin(sp *Spinners) { s.spinners = sp }
 
 // vacate removes a socket at path on which nobody listens. An error says why a socket cannot be made there.
 func vacate(path string) error {
@@ -134,7 +139,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		}
 		serving.Go(func() {
 			defer func() { <-busy }()
-			c, err := newConn(uc, s.dev, s.log)
+			c, err := newConn(uc, s.dev, s.spinners, s.log)
 			if err != nil {
 				s.log.Warn("vfio-user: cannot serve a client", "err", err)
 				return
@@ -146,6 +151,11 @@ func (s *Server) Serve(ctx context.Context) error {
 
 // claim fills busy, waiting a moment for that. It reports whether it did.
 func (s *Server) claim(busy chan<- struct{}) bool {
+	select {
+	case busy <- struct{}{}:
+		return true
+	default:
+	}
 	timeout := time.NewTimer(s.grace)
 	defer timeout.Stop()
 	select {
