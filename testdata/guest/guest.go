@@ -19,6 +19,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -107,6 +108,7 @@ func Start(cache Cache, c Config) (*Guest, error) {
 	g := &Guest{name: c.Name, dir: dir, serial: newConsole(), errors: newConsole(), exited: make(chan struct{})}
 	g.cmd = exec.Command(args[0], args[1:]...)
 	g.cmd.Stdout, g.cmd.Stderr = g.serial, g.errors
+	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that Kill reaches QEMU behind a launcher
 	if g.input, err = g.cmd.StdinPipe(); err == nil {
 		err = g.cmd.Start()
 	}
@@ -134,18 +136,11 @@ func (g *Guest) Close() {
 	os.RemoveAll(g.dir)
 }
 
-// Kill ends the started process at once, as kill -9 does, and waits for its end. With a Launcher that is the
-// launcher, not QEMU.
+// Kill ends QEMU and its launcher at once, as kill -9 does, and waits for their end.
 func (g *Guest) Kill() {
-	g.cmd.Process.Kill()
+	syscall.Kill(-g.cmd.Process.Pid, syscall.SIGKILL)
 	<-g.exited
 }
-
-// Pid is the process id of what was started: the launcher's if there is one, else QEMU's.
-func (g *Guest) Pid() int { return g.cmd.Process.Pid }
-
-// Exited is closed when the started process has ended.
-func (g *Guest) Exited() <-chan struct{} { return g.exited }
 
 // Wait waits for the machine to power off and returns the process's exit status as os/exec does.
 func (g *Guest) Wait(limit time.Duration) error {

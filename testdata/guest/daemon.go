@@ -1,0 +1,181 @@
+package guest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Daemon is a running polder serve. Whoever starts one must Close it.
+type Daemon struct {
+	program string
+	dir     string // of its configuration and sockets
+	cmd     *exec.Cmd
+	ended   chan struct{}
+	control http.Client
+	log     bytes.Buffer // complete once ended is closed
+}
+
+// Serve starts program (a polder binary) as a daemon with the text of a configuration, and waits until it answers.
+func Serve(program, config string) (*Daemon, error) {
+	// Not in a test's own directory: the path of a socket is limited to 107 bytes.
+	dir, err := os.MkdirTemp("", "polder-")
+	if err != nil {
+		return nil, err
+	}
+	d := &Daemon{program: program, dir: dir, ended: make(chan struct{})}
+	d.control.Transport = &http.Transport{
+		DisableKeepAlives: true, // an idle connection would look like a leak of the daemon's
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(dir, "control.sock"))
+		},
+	}
+	d.cmd = exec.Command(program, "serve", "--runtime-dir", dir, "-c", d.config())
+	d.cmd.Stderr = &d.log
+	if err = os.WriteFile(d.config(), []byte(config), 0o644); err == nil {
+		err = d.cmd.Start()
+	}
+	if err != nil {
+		os.RemoveAll(dir)
+		return nil, fmt.Errorf("polder serve: %w", err)
+	}
+	go func() {
+		d.cmd.Wait()
+		close(d.ended)
+	}()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		_, err := d.Status()
+		if err == nil {
+			return d, nil
+		}
+		select {
+		case <-d.ended:
+		default:
+			if time.Now().Before(deadline) {
+				continue
+			}
+		}
+		d.Close()
+		return nil, fmt.Errorf("polder serve does not answer: %w\n%s", err, d.Log())
+	}
+}
+
+func (d *Daemon) config() string { return filepath.Join(d.dir, "polder.yaml") }
+
+// Kill ends the daemon at once, as kill -9 does, and waits for its end.
+func (d *Daemon) Kill() {
+	d.cmd.Process.Kill()
+	<-d.ended
+}
+
+// Close kills the daemon if it still runs and removes its directory.
+func (d *Daemon) Close() {
+	d.Kill()
+	os.RemoveAll(d.dir)
+}
+
+// Pid is the daemon's process id.
+func (d *Daemon) Pid() int { return d.cmd.Process.Pid }
+
+// Log returns what the daemon printed. It waits for the daemon's end: Kill it first.
+func (d *Daemon) Log() string {
+	<-d.ended
+	return d.log.String()
+}
+
+// Machine returns the configuration of a machine that is the daemon's VM of this name, whose configured memory must
+// be MemoryMiB, with further QEMU arguments.
+func (d *Daemon) Machine(vm string, args ...string) (Config, error) {
+	out, err := exec.Command(d.program, "qemu-args", "--runtime-dir", d.dir, "-c", d.config(), vm).Output()
+	if err != nil {
+		return Config{}, fmt.Errorf("polder qemu-args: %w", err)
+	}
+	return Config{Name: vm, OwnMemory: true, Args: append(strings.Fields(string(out)), args...)}, nil
+}
+
+// Status is a part of what polder's control socket tells.
+type Status struct {
+	Goroutines int
+	Switches   []struct {
+		Name  string
+		Ports []struct {
+			Name     string
+			Attached bool // a hypervisor is
+		}
+	}
+}
+
+// Attached reports whether the port exists, and whether a hypervisor is attached to it.
+func (s Status) Attached(port string) (attached, exists bool) {
+	for _, sw := range s.Switches {
+		for _, p := range sw.Ports {
+			if p.Name == port {
+				return p.Attached, true
+			}
+		}
+	}
+	return false, false
+}
+
+// Status asks the daemon for its status.
+func (d *Daemon) Status() (Status, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	var s Status
+	response, err := d.get(ctx, "/v1/status")
+	if err != nil {
+		return s, err
+	}
+	defer response.Body.Close()
+	return s, json.NewDecoder(response.Body).Decode(&s)
+}
+
+func (d *Daemon) get(ctx context.Context, path string) (*http.Response, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://polder"+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	response, err := d.control.Do(request)
+	if err == nil && response.StatusCode != http.StatusOK {
+		response.Body.Close()
+		err = fmt.Errorf("%s: %s", path, response.Status)
+	}
+	return response, err
+}
+
+// Event is one step of a guest's boot.
+type Event struct {
+	Time time.Time
+	Kind string // "discover", "ack", "request", …
+	Name string // of a file
+}
+
+// Events calls f for each event from now on, until f returns false, ctx is done or the daemon ends. It closes
+// ready, if that is not nil, when no later event can be missed.
+func (d *Daemon) Events(ctx context.Context, ready chan<- struct{}, f func(Event) bool) error {
+	response, err := d.get(ctx, "/v1/events")
+	if ready != nil {
+		close(ready)
+	}
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	for lines := json.NewDecoder(response.Body); ; {
+		var message struct{ Boot *Event }
+		if err := lines.Decode(&message); err != nil {
+			return err
+		}
+		if message.Boot != nil && !f(*message.Boot) {
+			return nil
+		}
+	}
+}
