@@ -114,6 +114,19 @@ func TestAccessSizes(t *testing.T) {
 	read(0x18, 4, 0xcdefab78)
 }
 
+// TestStatusByte acknowledges one byte of CSR5: the events in the others stay.
+func TestStatusByte(t *testing.T) {
+	hw, d := start(t, tulip.Config{}, tt.Options{})
+	hw.Inject(tt.Frame(tt.Station, tt.Other, 60))
+	d.Stop()
+	hw.Chip.WriteIO(0x29, 1, tt.RPS>>8, 0)
+	if got := hw.ReadCSR(5) & 0x7fff; got != tt.RI|tt.TPS {
+		t.Errorf("events %#x, want RI and TPS", got)
+	}
+	hw.Chip.WriteIO(0x28, 2, 0xffff, 0)
+	d.WantQuiet()
+}
+
 // TestMissedFrames counts in CSR8, which a full read clears and a byte read does not.
 func TestMissedFrames(t *testing.T) {
 	hw, d := start(t, tulip.Config{}, tt.Options{RxCount: 1})

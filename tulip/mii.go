@@ -6,7 +6,6 @@ type MII struct {
 	Phase MIIPhase
 	MDC   bool   // clock line, as last seen
 	Out   bool   // level that the PHY drives; its line is pulled up
-	Ones  uint8  // ones in a row, up to 32
 	Bits  uint8  // bits seen in this phase
 	Shift uint32 // the command or data shifted in, or the data shifted out
 	Reg   uint8  // register of the command
@@ -26,9 +25,8 @@ const (
 const (
 	phyAddress = 1 // where Linux and the BSDs begin their search
 
-	miiREAD     = 2  // opcodes
-	miiWRITE    = 1  //
-	miiPreamble = 32 // ones that resynchronise the PHY
+	miiREAD  = 2 // opcodes
+	miiWRITE = 1 //
 )
 
 // PHY is a 10/100 PHY with auto-negotiation (IEEE 802.3, 22.2.4 and 28.2.4), linked to a
@@ -109,20 +107,14 @@ func (c *Chip) clockSerial(v uint32) {
 	c.s.CSR[9] = v
 }
 
-// clock is a rising edge of MDC with the data line at the given level.
+// clock is a rising edge of MDC with the data line at the given level. Preambles need not
+// be counted: a frame that was broken off ends within the 32 ones of the next one's,
+// and frames without a preamble are understood too.
 func (m *MII) clock(level bool, phy *PHY) {
 	bit := uint32(0)
-	m.Ones++
 	if level {
 		bit = 1
-	} else {
-		m.Ones = 0
 	}
-	if m.Ones >= miiPreamble {
-		*m = MII{MDC: m.MDC, Out: true, Ones: miiPreamble}
-		return
-	}
-
 	m.Bits++
 	switch m.Phase {
 	case MIIIdle:

@@ -141,18 +141,19 @@ func TestReceiveLoops(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
 		build func(d *tt.Driver)
-		last  int // descriptor with the end of the frame
+		last  int    // descriptor with the end of the frame
+		len   uint32 // bytes stored
 	}{
 		{"a ring of one", func(d *tt.Driver) {
 			d.PutDesc(d.RxDesc(0), tt.OWN, 100|tt.ER, d.RxBuf(0), 0)
-		}, 0},
+		}, 0, 100},
 		{"chained to itself, without a buffer", func(d *tt.Driver) {
 			d.PutDesc(d.RxDesc(0), tt.OWN, tt.CH, d.RxBuf(0), d.RxDesc(0))
-		}, 0},
+		}, 0, 0},
 		{"two in a circle", func(d *tt.Driver) {
-			d.PutDesc(d.RxDesc(0), tt.OWN, 100|tt.CH, d.RxBuf(0), d.RxDesc(1))
-			d.PutDesc(d.RxDesc(1), tt.OWN, 100|tt.CH, d.RxBuf(1), d.RxDesc(0))
-		}, 1},
+			d.PutDesc(d.RxDesc(0), tt.OWN, 100|tt.CH, d.RxBuf(0), d.RxDesc(1)|3)
+			d.PutDesc(d.RxDesc(1), tt.OWN, 100|tt.CH, d.RxBuf(1), d.RxDesc(0)|3)
+		}, 1, 200},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			hw, d := start(t, tulip.Config{}, tt.Options{})
@@ -163,6 +164,8 @@ func TestReceiveLoops(t *testing.T) {
 			}
 			if got := d.Load(d.RxDesc(tc.last)); got&(tt.OWN|tt.RxLS|tt.RxDE) != tt.RxLS|tt.RxDE {
 				t.Errorf("RDES0 = %#x, want LS and DE", got)
+			} else if got := got >> 16 & 0x3fff; got != tc.len {
+				t.Errorf("length %d, want %d", got, tc.len)
 			}
 			d.WantState(4, 6)
 		})

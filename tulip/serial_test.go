@@ -106,6 +106,28 @@ func TestSROMDataLine(t *testing.T) {
 	}
 }
 
+// TestSROMReset breaks a read off by a software reset, which lets go of the lines.
+func TestSROMReset(t *testing.T) {
+	hw, d := idle(t, tulip.Config{MAC: tt.Station})
+	const cs = tt.SROMSelect | tt.SROMCS
+	hw.WriteCSR(9, cs)
+	for _, bit := range []uint32{1, 1, 0, 0, 0, 0, 0, 0, 0} { // READ word 0
+		hw.WriteCSR(9, cs|bit*tt.SROMIn)
+		hw.WriteCSR(9, cs|bit*tt.SROMIn|tt.SROMClock)
+	}
+	if hw.ReadCSR(9)&tt.SROMOut != 0 {
+		t.Fatal("the ROM does not answer")
+	}
+	hw.WriteCSR(0, tt.SWR)
+	hw.WriteCSR(9, cs)
+	if hw.ReadCSR(9)&tt.SROMOut == 0 {
+		t.Error("the ROM still answers")
+	}
+	if got := d.ReadSROM(); got[20] != tt.Station[0] || got[25] != tt.Station[5] {
+		t.Errorf("MAC % x", got[20:26])
+	}
+}
+
 func TestSROMWrite(t *testing.T) {
 	hw, d := idle(t, tulip.Config{MAC: tt.Station})
 	want := d.ReadSROM()
@@ -244,17 +266,22 @@ func TestPHY(t *testing.T) {
 	read("RST#", 4, 0x01e1)
 }
 
-// TestMDIOResync breaks off a frame at every bit and then reads with a full preamble.
+// TestMDIOResync breaks frames off at every bit and then reads with a full preamble.
 func TestMDIOResync(t *testing.T) {
-	for n := range 33 {
-		hw, d := idle(t, tulip.Config{})
-		for i := range n { // a write of zeros to register 0 of PHY 1
-			v := uint32(0b0101<<28|1<<23|0b10<<16) >> (31 - i) & 1 * tt.MDO
-			hw.WriteCSR(9, v)
-			hw.WriteCSR(9, v|tt.MDC)
-		}
-		if got := d.ReadPHY(1, 2); got != 0x2000 {
-			t.Errorf("after %d bits of a write: register 2 = %#x, want 2000", n, got)
+	for name, frame := range map[string]uint32{
+		"write": 0b0101<<28 | 1<<23 | 0b10<<16,
+		"read":  0b0110<<28 | 1<<23 | 1<<18,
+	} {
+		for n := range 33 {
+			hw, d := idle(t, tulip.Config{})
+			for i := range n {
+				v := frame >> (31 - i) & 1 * tt.MDO
+				hw.WriteCSR(9, v)
+				hw.WriteCSR(9, v|tt.MDC)
+			}
+			if got := d.ReadPHY(1, 2); got != 0x2000 {
+				t.Errorf("after %d bits of a %s: register 2 = %#x, want 2000", n, name, got)
+			}
 		}
 	}
 }

@@ -237,6 +237,9 @@ func TestBatch(t *testing.T) {
 	poll(16, 6, 2)
 	hw.Chip.FinishTx(100, 0)
 	owned("00000000")
+	if batch[0].Parts[0] != nil {
+		t.Error("a slice of guest memory is left behind")
+	}
 	d.WantInterrupt(tt.TI|tt.TU).WantState(3, 6)
 	if hw.Chip.TxPending() {
 		t.Error("still pending")
@@ -555,6 +558,44 @@ func TestBusErrors(t *testing.T) {
 				hw.Inject(frame)
 				d.WantRx(frame, tt.RxFT)
 			})
+		}
+	}
+}
+
+// TestPast4GiB has memory on both sides of 4 GiB. The chip has 32 address lines: it
+// reaches the lower side only, and never half of something.
+func TestPast4GiB(t *testing.T) {
+	const top = 0xffff_f000
+	for _, indirect := range []bool{false, true} {
+		for _, tc := range []struct {
+			desc, buf uint32
+			sent      bool
+		}{
+			{top, top + 0x100, true},
+			{0xffff_fff0, top + 0x100, true},
+			{0xffff_fff4, top + 0x100, false},
+			{top, 0xffff_ffc0, true},
+			{top, 0xffff_ffc1, false},
+		} {
+			hw := &tt.Bare{RAM: tt.NewRAM(top, 0x2000)}
+			hw.Chip = tulip.New(hw.RAM, tulip.Config{})
+			hw.Indirect = indirect
+			d := tt.NewDriver(t, hw, tt.Options{})
+			hw.WriteConfig(4, 2, 7)
+			var p [16]byte
+			for i, v := range []uint32{tt.OWN, tt.FS | tt.LS | tt.ER | 64, tc.buf, 0} {
+				p[4*i], p[4*i+1], p[4*i+2], p[4*i+3] = byte(v), byte(v>>8), byte(v>>16), byte(v>>24)
+			}
+			copy(hw.Bytes[tc.desc-top:], p[:])
+			hw.WriteCSR(4, tc.desc)
+			hw.WriteCSR(6, tt.ST|tt.MII)
+			if sent := hw.Transmitted() != nil; sent != tc.sent {
+				t.Errorf("descriptor at %#x, buffer at %#x: sent %v, want %v", tc.desc, tc.buf, sent, tc.sent)
+			}
+			if fatal := hw.ReadCSR(5)&tt.FBE != 0; fatal == tc.sent {
+				t.Errorf("descriptor at %#x, buffer at %#x: FBE %v", tc.desc, tc.buf, fatal)
+			}
+			d.WantNoTx()
 		}
 	}
 }

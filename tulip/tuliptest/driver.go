@@ -114,6 +114,9 @@ const (
 	allInts = 0x1efef
 )
 
+// noSize2 is a second size, which means nothing in a chained descriptor.
+const noSize2 = 0x155 << 11
+
 // NewDriver returns a driver that has not touched its hardware yet.
 func NewDriver(tb testing.TB, hw Hardware, o Options) *Driver {
 	if o.RxCount == 0 {
@@ -244,7 +247,7 @@ func (d *Driver) Arm(i int) {
 	addr1 := d.RxBuf(i)
 	addr2 := addr1 + uint32(d.RxBuf1)
 	if d.Chain {
-		control, addr2 = uint32(d.RxBuf1)|CH, d.RxDesc((i+1)%d.RxCount)
+		control, addr2 = uint32(d.RxBuf1)|noSize2|CH, d.RxDesc((i+1)%d.RxCount)
 	} else if i == d.RxCount-1 {
 		control |= ER
 	}
@@ -266,7 +269,7 @@ func (d *Driver) Queue(p []byte, flags uint32) int {
 	control, addr2 := flags|uint32(len(p)), uint32(0)
 	switch {
 	case d.Chain:
-		control, addr2 = control|CH, d.TxDesc(d.tx)
+		control, addr2 = control|noSize2|CH, d.TxDesc(d.tx)
 	case d.TxBuf2:
 		half := len(p) / 2
 		control = flags | uint32(half) | uint32(len(p)-half)<<11
