@@ -35,6 +35,11 @@ static const struct message {
 	{ PXE_CANCELED, "Network boot canceled by keystroke." },
 };
 
+void put(char c)
+{
+	screen_put(c);
+}
+
 static void explain(uint16_t status)
 {
 	const char *text = "Network boot failed.";

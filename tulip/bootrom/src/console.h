@@ -4,6 +4,13 @@
 
 #include "platform.h"
 
+/* screen_put writes a character to the screen. */
+void screen_put(char c);
+
+/* put is where print's output goes: the ROM's is the screen, the default boot
+ * program has its own. */
+void put(char c);
+
 /* print writes to the screen. It knows %s (near string), %d and %u (decimal),
  * %x (hexadecimal word of 4 digits), %b (hexadecimal byte), %c, %i (IPv4 address,
  * network order) and %m (near pointer to a MAC address). */

@@ -50,7 +50,7 @@ static uint32_t started;	/* ticks when we began */
 
 /* Writing. */
 
-static uint8_t *put(uint8_t *at, uint8_t code, const void *value, uint8_t length)
+static uint8_t *put_option(uint8_t *at, uint8_t code, const void *value, uint8_t length)
 {
 	*at++ = code;
 	*at++ = length;
@@ -58,9 +58,9 @@ static uint8_t *put(uint8_t *at, uint8_t code, const void *value, uint8_t length
 	return at + length;
 }
 
-static uint8_t *put_byte(uint8_t *at, uint8_t code, uint8_t value)
+static uint8_t *put_byte_option(uint8_t *at, uint8_t code, uint8_t value)
 {
-	return put(at, code, &value, 1);
+	return put_option(at, code, &value, 1);
 }
 
 /* build begins a packet: the header and the options every message has. It returns
@@ -82,17 +82,17 @@ static uint8_t *build(struct dhcp_packet *p, uint8_t message)
 
 	uint8_t *at = p->options;
 	memcpy(at, cookie, sizeof cookie);
-	at = put_byte(at + sizeof cookie, OPTION_MESSAGE_TYPE, message);
+	at = put_byte_option(at + sizeof cookie, OPTION_MESSAGE_TYPE, message);
 	if (message == MESSAGE_DECLINE)
 		return at;
 	uint16_t max = CONST16(BOOTP_HEADER + DHCP_OPTIONS_MAX + 28);
-	at = put(at, OPTION_MAX_SIZE, &max, sizeof max);
-	at = put(at, OPTION_PARAMETERS, wanted, sizeof wanted);
-	at = put(at, OPTION_CLASS, class_id, sizeof class_id - 1);
-	at = put(at, OPTION_ARCHITECTURE, architecture, sizeof architecture);
-	at = put(at, OPTION_UNDI, undi_version, sizeof undi_version);
+	at = put_option(at, OPTION_MAX_SIZE, &max, sizeof max);
+	at = put_option(at, OPTION_PARAMETERS, wanted, sizeof wanted);
+	at = put_option(at, OPTION_CLASS, class_id, sizeof class_id - 1);
+	at = put_option(at, OPTION_ARCHITECTURE, architecture, sizeof architecture);
+	at = put_option(at, OPTION_UNDI, undi_version, sizeof undi_version);
 	smbios_uuid(uuid + 1);
-	return put(at, OPTION_UUID, uuid, sizeof uuid);
+	return put_option(at, OPTION_UUID, uuid, sizeof uuid);
 }
 
 /* finish ends the options; it returns the length to send. */
@@ -104,26 +104,6 @@ static uint16_t finish(struct dhcp_packet *p, uint8_t *at)
 }
 
 /* Reading. */
-
-const uint8_t *find_tag(const uint8_t *at, uint16_t size, uint8_t code, uint8_t *length)
-{
-	const uint8_t *end = at + size;
-
-	while (at < end && *at != OPTION_END) {
-		if (*at == OPTION_PAD) {
-			at++;
-			continue;
-		}
-		if (end - at < 2 || end - at - 2 < at[1])
-			return NULL;
-		if (*at == code) {
-			*length = at[1];
-			return at + 2;
-		}
-		at += 2 + at[1];
-	}
-	return NULL;
-}
 
 const uint8_t *dhcp_option(const struct cached *c, uint8_t code, uint8_t *length)
 {
@@ -311,8 +291,8 @@ static uint16_t request(void)
 		struct timer timer;
 
 		uint8_t *at = build(p, MESSAGE_REQUEST);
-		at = put(at, OPTION_REQUESTED_ADDRESS, &address, sizeof address);
-		at = put(at, OPTION_SERVER_ID, &server, sizeof server);
+		at = put_option(at, OPTION_REQUESTED_ADDRESS, &address, sizeof address);
+		at = put_option(at, OPTION_SERVER_ID, &server, sizeof server);
 		if (!net_send(IP_BROADCAST, 0, CLIENT_PORT, SERVER_PORT, near_far(p), finish(p, at)))
 			return PXE_UNDI_TRANSMIT_ERROR;
 		timer_set(&timer, TICKS_PER_SECOND << try);
@@ -355,7 +335,7 @@ bool boot_server_request(uint32_t server, uint16_t port, uint16_t type)
 
 		uint8_t *at = build(p, MESSAGE_REQUEST);
 		if (type != 0)
-			at = put(at, OPTION_VENDOR, item, sizeof item);
+			at = put_option(at, OPTION_VENDOR, item, sizeof item);
 		if (!net_send(server, 0, CLIENT_PORT, port, near_far(p), finish(p, at)))
 			return false;
 		timer_set(&timer, TICKS_PER_SECOND << try);
@@ -431,7 +411,7 @@ void dhcp_decline(void)
 		return;
 	net.address = 0;	/* no longer ours to send from (RFC 2131, 4.4.4) */
 	uint8_t *at = build(p, MESSAGE_DECLINE);
-	at = put(at, OPTION_REQUESTED_ADDRESS, &address, sizeof address);
-	at = put(at, OPTION_SERVER_ID, &server, sizeof server);
+	at = put_option(at, OPTION_REQUESTED_ADDRESS, &address, sizeof address);
+	at = put_option(at, OPTION_SERVER_ID, &server, sizeof server);
 	net_send(IP_BROADCAST, 0, CLIENT_PORT, SERVER_PORT, near_far(p), finish(p, at));
 }

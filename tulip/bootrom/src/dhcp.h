@@ -74,7 +74,7 @@ enum {
  * its length comes through *length. NULL if it is not there. */
 const uint8_t *dhcp_option(const struct cached *c, uint8_t code, uint8_t *length);
 
-/* find_tag finds a tag in a run of options. */
+/* options.c: find_tag finds a tag in a run of options. */
 const uint8_t *find_tag(const uint8_t *at, uint16_t size, uint8_t code, uint8_t *length);
 
 /* boot_server_request asks a boot server for an item of the menu: a request to
