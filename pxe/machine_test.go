@@ -112,7 +112,9 @@ type machine struct {
 	addr   netip.Addr
 	in     *vswitch.Ingress
 	frames chan []byte
-	fault  func(frame []byte) [][]byte // what to deliver instead of a frame; nil: itself
+
+	// What to send, or to receive, instead of a frame; nil: the frame itself.
+	sendFault, recvFault func(frame []byte) [][]byte
 }
 
 func (w *world) join(name string, mac vswitch.MAC, addr netip.Addr) *machine {
@@ -129,10 +131,16 @@ func (w *world) join(name string, mac vswitch.MAC, addr netip.Addr) *machine {
 // Deliver implements [vswitch.Port].
 func (g *machine) Deliver(frames []*vswitch.Frame) int {
 	for i, f := range frames {
-		select {
-		case g.frames <- f.AppendTo(nil):
-		default:
-			return i
+		all := [][]byte{f.AppendTo(nil)}
+		if g.recvFault != nil {
+			all = g.recvFault(all[0])
+		}
+		for _, b := range all {
+			select {
+			case g.frames <- b:
+			default:
+				return i
+			}
 		}
 	}
 	return len(frames)
@@ -140,8 +148,8 @@ func (g *machine) Deliver(frames []*vswitch.Frame) int {
 
 func (g *machine) send(frame []byte) {
 	all := [][]byte{frame}
-	if g.fault != nil {
-		all = g.fault(frame)
+	if g.sendFault != nil {
+		all = g.sendFault(frame)
 	}
 	for _, f := range all {
 		g.in.Forward([]vswitch.Frame{{Head: f, Len: len(f)}})
@@ -353,9 +361,10 @@ func (c *tftpClient) request(rq []byte) (tftpResult, error) {
 		case opDATA:
 			block := binary.BigEndian.Uint16(p[2:])
 			if block != uint16(next) {
-				if inWindow > 0 || window == 1 {
+				if inWindow > 0 || block == uint16(next-1) {
+					// Of the last in order: what follows was lost, or the ACK was.
 					inWindow = 0
-					ack(next - 1) // of the last in order: with a window, what follows was lost
+					ack(next - 1)
 				}
 				continue
 			}
