@@ -7,14 +7,14 @@
 //
 // An *adapter* (Tulip) exists as long as its port does, whether or not a guest runs. An
 // *attachment* is one connection of a hypervisor to it: it brings the guest's memory and takes
-// it away again, and when it ends the adapter is as new. A *worker* is the goroutine that
-// moves what the guest sends.
+// it away again, and when it ends the adapter is as new. Its goroutine answers the guest's
+// register accesses and sends the guest's frames; a *worker* (Run) sends what a timer starts.
 //
 // # One frame from a guest
 //
 //  1. The guest writes CSR1. The attachment's goroutine hands the write to the chip, answers
-//     it, and wakes the worker.
-//  2. Worker calls Pull: under mu the chip fetches descriptors and lends the buffers (PollTx).
+//     it, and, before it waits for the next message, calls Work.
+//  2. Work calls Pull: under mu the chip fetches descriptors and lends the buffers (PollTx).
 //  3. Without mu, the first bytes of each frame are copied out of the guest's reach, and
 //     Ingress.Forward judges those and has each receiver copy the rest from the sender's
 //     memory into its own.

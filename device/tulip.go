@@ -50,7 +50,7 @@ type Tulip struct {
 	rom   []byte // padded to the size of its BAR
 	epoch time.Time
 
-	wake chan struct{} // has room for one: "there is something to send"
+	wake chan struct{} // has room for one: the timer has started the transmitter
 
 	gate sync.RWMutex // see the package comment
 
@@ -67,7 +67,10 @@ type Tulip struct {
 
 	attached atomic.Bool // there is a guest whose memory may be touched
 
-	// Used by the worker alone.
+	kicked bool // the guest has given the chip work; of the attachment's goroutine alone
+
+	pullMu sync.Mutex // guards what a Pull uses; taken before gate
+	in     *vswitch.Ingress
 	tx     [pullBudget]tulip.TxFrame
 	frames [pullBudget]vswitch.Frame
 	heads  [pullBudget][headLen]byte
@@ -87,6 +90,7 @@ type TulipStats struct {
 var (
 	_ vswitch.Port    = (*Tulip)(nil)
 	_ vfiouser.Device = (*Tulip)(nil)
+	_ vfiouser.Worker = (*Tulip)(nil)
 	_ Queue           = (*Tulip)(nil)
 )
 
@@ -140,8 +144,27 @@ func padROM(rom []byte) ([]byte, error) {
 	return padded, nil
 }
 
-// Run moves what the guest sends to in until ctx is done.
-func (t *Tulip) Run(ctx context.Context, in *vswitch.Ingress) { work(ctx, t, in) }
+// Run sends through in what the guest has to send, until ctx is done. What the guest starts is sent
+// by the attachment's goroutine (Work); this one waits for what the chip's timer starts.
+func (t *Tulip) Run(ctx context.Context, in *vswitch.Ingress) {
+	t.pullMu.Lock()
+	t.in = in
+	t.pullMu.Unlock()
+	work(ctx, t)
+	t.pullMu.Lock()
+	t.in = nil
+	t.pullMu.Unlock()
+}
+
+// Work implements vfiouser.Worker: it sends what the guest has just given the chip. On the
+// attachment's own goroutine that is one thread less to wake for each frame, which costs more than the frame.
+func (t *Tulip) Work() (more bool) {
+	if t.kicked {
+		t.Pull(pullBudget)
+		t.kicked = t.Arm()
+	}
+	return t.kicked
+}
 
 // Close ends the adapter after its attachment and its worker have ended.
 func (t *Tulip) Close() error {
@@ -166,12 +189,9 @@ func (t *Tulip) Stats() TulipStats {
 func (t *Tulip) now() int64 { return int64(time.Since(t.epoch)) }
 
 // settle brings the outside in line with the chip after an operation on it: the interrupt
-// line, the timer, the worker. Called with mu held.
+// line and the timer. Called with mu held.
 func (t *Tulip) settle() {
 	t.intx.settle()
-	if t.chip.TxPending() {
-		t.wakeWorker()
-	}
 	at, ok := t.chip.Deadline()
 	if !ok {
 		at = 0
@@ -187,13 +207,6 @@ func (t *Tulip) settle() {
 	t.deadline.Reset(time.Duration(at - t.now()))
 }
 
-func (t *Tulip) wakeWorker() {
-	select {
-	case t.wake <- struct{}{}:
-	default: // it is awake, or will be
-	}
-}
-
 // tick runs when the chip's deadline has come.
 func (t *Tulip) tick() {
 	var err error
@@ -203,6 +216,12 @@ func (t *Tulip) tick() {
 	t.armedFor = 0
 	t.chip.Tick(t.now())
 	t.settle()
+	if t.chip.TxPending() {
+		select {
+		case t.wake <- struct{}{}:
+		default: // Run is awake, or will be
+		}
+	}
 }
 
 // catch is deferred by whatever touches guest memory, before it takes a lock. If this guest's
@@ -228,26 +247,27 @@ func (t *Tulip) catch(before bool, err *error) {
 }
 
 // Pull implements Queue.
-func (t *Tulip) Pull(in *vswitch.Ingress, budget int) (n int) {
+func (t *Tulip) Pull(budget int) (n int) {
 	if !t.attached.Load() {
 		return 0
 	}
 	var err error
 	defer t.catch(debug.SetPanicOnFault(true), &err)
-	return t.pull(in, budget)
-}
-
-func (t *Tulip) pull(in *vswitch.Ingress, budget int) int {
+	t.pullMu.Lock()
+	defer t.pullMu.Unlock()
+	if t.in == nil {
+		return 0
+	}
 	t.gate.RLock()
 	defer t.gate.RUnlock()
-	n := t.poll(min(budget, len(t.tx)))
+	n = t.poll(min(budget, len(t.tx)))
 	if n == 0 {
 		return 0
 	}
 	for i := range n {
 		t.lend(i)
 	}
-	in.Forward(t.frames[:n])
+	t.in.Forward(t.frames[:n])
 	t.finish(n)
 	return n
 }
@@ -326,8 +346,7 @@ func (b *bus) Write(addr uint32, p []byte) error { return b.mem.Write(uint64(add
 // SetINTA implements tulip.Bus.
 func (b *bus) SetINTA(asserted bool) { b.intx.level = asserted }
 
-// Arm implements Queue: whoever gives the chip work wakes the worker, so there is nothing to
-// ask for.
+// Arm implements Queue: whoever gives the chip work sees to it, so there is nothing to ask for.
 func (t *Tulip) Arm() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -61,7 +61,7 @@ func (t *Tulip) forget() {
 	t.settle()
 	t.stopResampling()
 	t.intx.listen(nil)
-	t.fault = nil
+	t.kicked, t.fault = false, nil
 }
 
 // Reset implements vfiouser.Device: PCI reset.
@@ -238,6 +238,7 @@ func (t *Tulip) WriteRegion(region int, off uint64, p []byte) (err error) {
 		}
 	}
 	t.settle()
+	t.kicked = t.chip.TxPending()
 	return nil
 }
 

@@ -1,17 +1,13 @@
 package device
 
-import (
-	"context"
-
-	"polder/vswitch"
-)
+import "context"
 
 // Queue is a source of frames that a Worker can drive: an adapter's transmit list, a
 // virtqueue, a packet socket.
 type Queue interface {
-	// Pull takes up to budget frames, forwards them through in and completes them. It
-	// returns how many there were; 0 means that there is nothing to send.
-	Pull(in *vswitch.Ingress, budget int) int
+	// Pull takes up to budget frames, forwards them and completes them. It returns how
+	// many there were; 0 means that there is nothing to send.
+	Pull(budget int) int
 
 	// Arm asks to be woken by the next frame and reports whether one has arrived already.
 	Arm() (pending bool)
@@ -24,11 +20,10 @@ type Queue interface {
 // may go on: well inside the 1.3 ms for which Linux's driver polls CSR5.
 const pullBudget = 16
 
-// work moves frames from q to the switch until ctx is done. It is the one goroutine that
-// uses in.
-func work(ctx context.Context, q Queue, in *vswitch.Ingress) {
+// work moves frames from q to the switch until ctx is done.
+func work(ctx context.Context, q Queue) {
 	for ctx.Err() == nil {
-		if q.Pull(in, pullBudget) > 0 || q.Arm() {
+		if q.Pull(pullBudget) > 0 || q.Arm() {
 			continue
 		}
 		if q.Wait(ctx) != nil {

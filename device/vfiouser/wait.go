@@ -1,6 +1,7 @@
 package vfiouser
 
 import (
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -61,8 +62,10 @@ func (c *conn) next(p []byte) (n int, control []byte, truncated bool, err error)
 		more = c.worker.Work()
 	}
 	idle := time.Now()
+	runtime.Gosched() // what the device has woken runs here and now, not when another thread finds it
 	if c.quick && c.spinners.start() {
 		for err == unix.EAGAIN && time.Since(idle) < spinTime {
+			runtime.Gosched()
 			n, control, truncated, err = c.receiver.recvmsg(c.fd, p, unix.MSG_DONTWAIT)
 		}
 		c.spinners.stop()

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	sysconf "github.com/tklauser/go-sysconf"
+
 	"polder/cmd/internal/api"
 	"polder/cmd/internal/config"
 	"polder/device"
@@ -32,6 +34,8 @@ type World struct {
 	mu       sync.Mutex // guards the maps; held while an adapter is added or removed
 	switches map[string]*network
 	adapters map[string]*adapter
+
+	spinners *vfiouser.Spinners // of all adapters' connections
 }
 
 // network is a switch and what serves it.
@@ -68,6 +72,7 @@ func New(c *config.Config, dir, version string, log *slog.Logger) (_ *World, err
 	w := &World{
 		version: version, dir: dir, log: log, started: time.Now(),
 		switches: map[string]*network{}, adapters: map[string]*adapter{},
+		spinners: vfiouser.NewSpinners(processors() - 1),
 	}
 	defer func() {
 		if err != nil {
@@ -91,6 +96,15 @@ func New(c *config.Config, dir, version string, log *slog.Logger) (_ *World, err
 		}
 	}
 	return w, nil
+}
+
+// processors is how many processors the machine has online; 1 if it cannot tell.
+func processors() int {
+	n, err := sysconf.Sysconf(sysconf.SC_NPROCESSORS_ONLN)
+	if err != nil {
+		return 1
+	}
+	return int(n)
 }
 
 // SocketPath is where an adapter's hypervisor attaches.
@@ -227,7 +241,7 @@ func (w *World) AddAdapter(r api.AdapterRequest) (_ api.Adapter, err error) {
 		}
 	}
 	a := &adapter{Adapter: api.Adapter{Name: r.Name, Switch: r.Switch, MAC: mac.String(), Socket: SocketPath(w.dir, r.Name)}}
-	if err := a.start(n.sw, mac, w.log); err != nil {
+	if err := a.start(n.sw, mac, w.spinners, w.log); err != nil {
 		return none, fmt.Errorf("adapter %q: %w", r.Name, err)
 	}
 	w.adapters[r.Name] = a
@@ -235,7 +249,7 @@ func (w *World) AddAdapter(r api.AdapterRequest) (_ api.Adapter, err error) {
 }
 
 // start makes the adapter's parts in the order in which frames need them.
-func (a *adapter) start(sw *vswitch.Switch, mac vswitch.MAC, log *slog.Logger) (err error) {
+func (a *adapter) start(sw *vswitch.Switch, mac vswitch.MAC, spinners *vfiouser.Spinners, log *slog.Logger) (err error) {
 	if a.tulip, err = device.NewTulip(device.TulipConfig{Name: a.Name, MAC: mac, Log: log}); err != nil {
 		return err
 	}
@@ -250,6 +264,7 @@ func (a *adapter) start(sw *vswitch.Switch, mac vswitch.MAC, log *slog.Logger) (
 	if a.server, err = vfiouser.Listen(a.Socket, a.tulip, log, a.Name); err != nil {
 		return err
 	}
+	a.server.Spin(spinners)
 	var ctx context.Context
 	ctx, a.stop = context.WithCancel(context.Background())
 	a.done.Go(func() { a.tulip.Run(ctx, a.member.NewIngress()) })
