@@ -20,6 +20,7 @@
 package ipstack
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -230,6 +231,17 @@ func (s *Stack) ListenTCP(port uint16) (net.Listener, error) {
 		return nil, fmt.Errorf("ipstack: listen on TCP port %d: %w", port, err)
 	}
 	return l, nil
+}
+
+// DialTCP connects to a host of the same subnet. The service never does; the guests in its tests are
+// stacks too, and do.
+func (s *Stack) DialTCP(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+	at := tcpip.FullAddress{NIC: nicID, Addr: tcpip.AddrFrom4(to.Addr().As4()), Port: to.Port()}
+	c, err := gonet.DialContextTCP(ctx, s.net, at, ipv4.ProtocolNumber)
+	if err != nil {
+		return nil, fmt.Errorf("ipstack: connect to %v: %w", to, err)
+	}
+	return c, nil
 }
 
 // Send sends UDP datagrams from a local port to a peer, in order. Each packet starts with [Headroom]
