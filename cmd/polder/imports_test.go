@@ -17,6 +17,7 @@ var graph = map[string]struct {
 	why string
 }{
 	"tulip":                        {nil, "the chip is a pure model: it knows no protocol, no switch, no host"},
+	"tulip/bootrom":                {nil, "an image, and what is in it"},
 	"tulip/tuliptest":              {[]string{"tulip"}, "a guest for tests of the chip"},
 	"vswitch":                      {nil, "the switch does not know what a port is"},
 	"vswitch/porttest":             {[]string{"vswitch"}, "what any port must do"},
@@ -32,8 +33,8 @@ var graph = map[string]struct {
 	"cmd/internal/qemu":            {nil, "argument lists"},
 	"cmd/internal/timeline":        {[]string{"cmd/internal/api"}, "events to text"},
 	"cmd/internal/control":         {[]string{"cmd/internal/api"}, "it speaks for a World it does not know"},
-	"cmd/internal/build":           {[]string{"cmd/internal/api", "cmd/internal/config", "device", "device/vfiouser", "pxe", "vswitch"}, "the one place where all parts meet"},
-	"cmd/polder":                   {[]string{"cmd/internal/api", "cmd/internal/build", "cmd/internal/config", "cmd/internal/control", "cmd/internal/qemu", "cmd/internal/timeline"}, "commands are thin"},
+	"cmd/internal/build":           {[]string{"cmd/internal/api", "cmd/internal/config", "device", "device/vfiouser", "pxe", "tulip/bootrom", "vswitch"}, "the one place where all parts meet"},
+	"cmd/polder":                   {[]string{"cmd/internal/api", "cmd/internal/build", "cmd/internal/config", "cmd/internal/control", "cmd/internal/qemu", "cmd/internal/timeline", "tulip/bootrom"}, "commands are thin"},
 }
 
 // forbidden imports from elsewhere, and those that may nevertheless.

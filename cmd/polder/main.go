@@ -34,6 +34,7 @@ type cli struct {
 	Run      runCmd      `cmd:"" help:"Run QEMU with an adapter on a virtual switch that boots it from the network."`
 	Serve    serveCmd    `cmd:"" help:"Run switches for many guests, as a daemon."`
 	QemuArgs qemuArgsCmd `cmd:"" name:"qemu-args" help:"Print QEMU's options for a configured VM."`
+	Rom      romCmd      `cmd:"" help:"Show what is in a boot ROM."`
 	Version  versionCmd  `cmd:"" help:"Print the version."`
 }
 

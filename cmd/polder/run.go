@@ -34,6 +34,7 @@ type runCmd struct {
 	Kernel    string       `help:"Kernel in the root to boot: firmware gets it through iPXE." placeholder:"FILE" xor:"what"`
 	Initrd    []string     `help:"Initial RAM disk in the root, with --kernel; may be repeated." placeholder:"FILE"`
 	Append    string       `help:"The kernel's command line, with --kernel." placeholder:"TEXT"`
+	ROM       string       `help:"Boot ROM of the adapter: a file, or none. Default: the adapter's own PXE ROM." name:"rom" placeholder:"FILE"`
 	BootIndex int          `help:"Place of the adapter in the firmware's boot order, as QEMU's bootindex." name:"bootindex" default:"-1" placeholder:"N"`
 
 	Command []string `arg:"" passthrough:"" name:"qemu" help:"-- and QEMU's command line: the program and its arguments."`
@@ -72,12 +73,16 @@ func (c *runCmd) Run(env *environment) error {
 	if c.Name == "" {
 		c.Name = fmt.Sprintf("guest-%d", os.Getpid())
 	}
+	request := api.AdapterRequest{Name: c.Name, MAC: c.MAC}
+	if err := build.ReadROM(c.ROM, &request); err != nil {
+		return err
+	}
 	program, err := qemu.Probe(env.ctx, command[0])
 	if err != nil {
 		return err
 	}
 	show := timeline.New(env.stderr, isTerminal(env.stderr))
-	n, err := c.network(env, show)
+	n, err := c.network(env, show, request)
 	if err != nil {
 		return err
 	}
@@ -126,10 +131,12 @@ func (n *guestNetwork) close() {
 }
 
 // network finds the switch that the guest shares with others, or makes one.
-func (c *runCmd) network(env *environment, show *timeline.Printer) (*guestNetwork, error) {
+func (c *runCmd) network(env *environment, show *timeline.Printer, request api.AdapterRequest) (*guestNetwork, error) {
 	if c.Switch == "" {
-		return c.own(env, show, config.DefaultSwitch)
+		request.Switch = config.DefaultSwitch
+		return c.own(env, show, request)
 	}
+	request.Switch = c.Switch
 	for _, socket := range []string{env.control(), shared(env.dir, c.Switch)} {
 		if !control.Alive(socket) {
 			continue
@@ -141,22 +148,22 @@ func (c *runCmd) network(env *environment, show *timeline.Printer) (*guestNetwor
 		}
 		for _, s := range status.Switches {
 			if s.Name == c.Switch {
-				return c.join(env, show, client, status.PID)
+				return c.join(env, show, request, client, status.PID)
 			}
 		}
 	}
-	return c.own(env, show, c.Switch)
+	return c.own(env, show, request)
 }
 
 // shared is where a run that made a named switch lets others join it.
 func shared(dir, name string) string { return filepath.Join(dir, "switch-"+name+".sock") }
 
 // join asks whoever has the switch for an adapter on it.
-func (c *runCmd) join(env *environment, show *timeline.Printer, client *control.Client, pid int) (*guestNetwork, error) {
+func (c *runCmd) join(env *environment, show *timeline.Printer, request api.AdapterRequest, client *control.Client, pid int) (*guestNetwork, error) {
 	if c.Root != "" {
 		return nil, usageError{fmt.Errorf("run: switch %q is served by process %d, which has its own boot files: leave out --root, or take another --switch", c.Switch, pid)}
 	}
-	a, stream, err := client.Attach(env.ctx, api.AdapterRequest{Switch: c.Switch, Name: c.Name, MAC: c.MAC})
+	a, stream, err := client.Attach(env.ctx, request)
 	if err != nil {
 		return nil, err
 	}
@@ -178,7 +185,7 @@ func (c *runCmd) join(env *environment, show *timeline.Printer, client *control.
 }
 
 // own makes a switch for this run; one that was given a name lets others join.
-func (c *runCmd) own(env *environment, show *timeline.Printer, name string) (*guestNetwork, error) {
+func (c *runCmd) own(env *environment, show *timeline.Printer, request api.AdapterRequest) (*guestNetwork, error) {
 	p := &config.PXE{Address: c.Address, Root: c.Root}
 	switch {
 	case c.Boot != "":
@@ -186,7 +193,7 @@ func (c *runCmd) own(env *environment, show *timeline.Printer, name string) (*gu
 	case c.Kernel != "":
 		p.Boot = []config.Boot{{Match: config.Match{UserClass: "iPXE"}, Kernel: c.Kernel, Initrd: c.Initrd, Append: c.Append}}
 	}
-	cfg, err := config.ForRun(name, p)
+	cfg, err := config.ForRun(request.Switch, p)
 	if err != nil {
 		return nil, usageError{fmt.Errorf("run: %w", err)}
 	}
@@ -211,12 +218,12 @@ func (c *runCmd) own(env *environment, show *timeline.Printer, name string) (*gu
 		}
 	})
 	n.undo[len(n.undo)-1] = func() { n.world.Close(); done.Wait(); stop() }
-	if n.adapter, err = n.world.AddAdapter(api.AdapterRequest{Switch: name, Name: c.Name, MAC: c.MAC}); err != nil {
+	if n.adapter, err = n.world.AddAdapter(request); err != nil {
 		n.close()
 		return nil, err
 	}
 	if c.Switch != "" {
-		s, err := control.Listen(shared(env.dir, name), n.world, env.log)
+		s, err := control.Listen(shared(env.dir, c.Switch), n.world, env.log)
 		if err != nil {
 			n.close()
 			return nil, err

@@ -54,6 +54,8 @@ type AdapterRequest struct {
 	Switch string `json:"switch"`
 	Name   string `json:"name"`
 	MAC    string `json:"mac,omitempty"` // "": made by the daemon
+	ROM    []byte `json:"rom,omitempty"` // boot ROM; empty: the adapter's own
+	NoROM  bool   `json:"no_rom,omitempty"`
 }
 
 // Message is one line of a stream: exactly one field is set.

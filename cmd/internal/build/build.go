@@ -20,6 +20,7 @@ import (
 	"polder/device"
 	"polder/device/vfiouser"
 	"polder/pxe"
+	"polder/tulip/bootrom"
 	"polder/vswitch"
 )
 
@@ -89,8 +90,11 @@ func New(c *config.Config, dir, version string, log *slog.Logger) (_ *World, err
 	}
 	for _, vm := range c.VMs {
 		for i, a := range vm.Adapters {
-			_, err := w.AddAdapter(api.AdapterRequest{Switch: a.Switch, Name: config.AdapterName(vm.Name, i), MAC: vswitch.MAC(a.MAC).String()})
-			if err != nil {
+			r := api.AdapterRequest{Switch: a.Switch, Name: config.AdapterName(vm.Name, i), MAC: vswitch.MAC(a.MAC).String()}
+			if err := ReadROM(a.ROM, &r); err != nil {
+				return nil, fmt.Errorf("adapter %q: %w", r.Name, err)
+			}
+			if _, err := w.AddAdapter(r); err != nil {
 				return nil, err
 			}
 		}
@@ -130,8 +134,9 @@ func (w *World) addPXE(sw *vswitch.Switch, name string, c *config.PXE) (_ *bootS
 	pc := pxe.Config{
 		Address: c.Address, PoolFirst: c.Pool.First, PoolLast: c.Pool.Last, MAC: b.mac,
 		Lease: c.Lease, Router: c.Router, DNS: c.DNS,
-		Log:    w.log.With("switch", name, "port", pxePort),
-		Events: func(e pxe.Event) { w.events.publish(bootEvent(name, e)) },
+		Log:        w.log.With("switch", name, "port", pxePort),
+		DefaultNBP: bootrom.NBP,
+		Events:     func(e pxe.Event) { w.events.publish(bootEvent(name, e)) },
 	}
 	if c.Root != "" {
 		if b.root, err = os.OpenRoot(c.Root); err != nil {
@@ -241,16 +246,55 @@ func (w *World) AddAdapter(r api.AdapterRequest) (_ api.Adapter, err error) {
 		}
 	}
 	a := &adapter{Adapter: api.Adapter{Name: r.Name, Switch: r.Switch, MAC: mac.String(), Socket: SocketPath(w.dir, r.Name)}}
-	if err := a.start(n.sw, mac, w.spinners, w.log); err != nil {
+	rom, err := chooseROM(r)
+	if err != nil {
+		return none, fmt.Errorf("adapter %q: %w", r.Name, err)
+	}
+	if err := a.start(n.sw, mac, rom, w.spinners, w.log); err != nil {
 		return none, fmt.Errorf("adapter %q: %w", r.Name, err)
 	}
 	w.adapters[r.Name] = a
 	return a.Adapter, nil
 }
 
+// ReadROM puts the operator's choice of a boot ROM into r: a file, config.NoROM, or "" for the
+// adapter's own.
+func ReadROM(file string, r *api.AdapterRequest) error {
+	switch file {
+	case "":
+		return nil
+	case config.NoROM:
+		r.NoROM = true
+		return nil
+	}
+	rom, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("boot ROM: %w", err)
+	}
+	if _, err := bootrom.Parse(rom); err != nil {
+		return fmt.Errorf("boot ROM %s: %w", file, err)
+	}
+	r.ROM = rom
+	return nil
+}
+
+// chooseROM returns the boot ROM that r asks for; nil for none.
+func chooseROM(r api.AdapterRequest) ([]byte, error) {
+	switch {
+	case r.NoROM:
+		return nil, nil
+	case len(r.ROM) == 0:
+		return bootrom.Image, nil
+	}
+	if _, err := bootrom.Parse(r.ROM); err != nil {
+		return nil, fmt.Errorf("boot ROM: %w", err)
+	}
+	return r.ROM, nil
+}
+
 // start makes the adapter's parts in the order in which frames need them.
-func (a *adapter) start(sw *vswitch.Switch, mac vswitch.MAC, spinners *vfiouser.Spinners, log *slog.Logger) (err error) {
-	if a.tulip, err = device.NewTulip(device.TulipConfig{Name: a.Name, MAC: mac, Log: log}); err != nil {
+func (a *adapter) start(sw *vswitch.Switch, mac vswitch.MAC, rom []byte, spinners *vfiouser.Spinners, log *slog.Logger) (err error) {
+	if a.tulip, err = device.NewTulip(device.TulipConfig{Name: a.Name, MAC: mac, ROM: rom, Log: log}); err != nil {
 		return err
 	}
 	defer func() {

@@ -87,12 +87,16 @@ type VM struct {
 	Adapters []Adapter `yaml:"adapters"`
 }
 
+// NoROM in place of a file leaves an adapter without a boot ROM.
+const NoROM = "none"
+
 // Adapter is one of a VM's network adapters.
 type Adapter struct {
 	Switch    string     `yaml:"switch"` // "": DefaultSwitch
 	Kind      string     `yaml:"kind"`   // "legacy"
 	MAC       vswitchMAC `yaml:"mac"`    // zero: made from the VM's name and the adapter's place
 	BootIndex *int       `yaml:"bootindex"`
+	ROM       string     `yaml:"rom"` // file of a boot ROM, NoROM, or "" for the adapter's own
 }
 
 // vswitchMAC reads a MAC address from text.
@@ -182,7 +186,7 @@ var unknownField = regexp.MustCompile(`unknown field "([^"]*)"`)
 
 // keys are all there are, for proposals.
 var keys = strings.Fields(`switches vms name type ageing_time max_macs pxe address pool lease router dns root boot
-	reservations match file script kernel initrd append mac uuid arch user_class vendor_class hostname memory adapters switch kind bootindex`)
+	reservations match file script kernel initrd append mac uuid arch user_class vendor_class hostname memory adapters switch kind bootindex rom`)
 
 // nearest returns the word at an edit distance of at most a third of s's length.
 func nearest(s string, words []string) string {
@@ -236,6 +240,9 @@ func (c *Config) complete(dir string) {
 			a := &vm.Adapters[j]
 			a.Switch = cmp.Or(a.Switch, DefaultSwitch)
 			a.Kind = cmp.Or(a.Kind, "legacy")
+			if a.ROM != "" && a.ROM != NoROM && !filepath.IsAbs(a.ROM) {
+				a.ROM = filepath.Join(dir, a.ROM)
+			}
 			if a.MAC == (vswitchMAC{}) {
 				a.MAC = vswitchMAC(DeriveMAC(AdapterName(vm.Name, j)))
 			}

@@ -31,8 +31,8 @@ type World interface {
 	Subscribe() (events <-chan api.BootEvent, stop func())
 }
 
-// maxBody bounds a request's body, in bytes.
-const maxBody = 64 << 10
+// maxBody bounds a request's body, in bytes: a boot ROM of 256 KiB in base64, and room for the rest.
+const maxBody = 512 << 10
 
 // Handler answers the control protocol for w.
 func Handler(w World) http.Handler {
