@@ -1,6 +1,7 @@
-// Command demo network-boots Debian's installer through a legacy adapter and shows it: the guest's
-// console on standard output, the boot's steps between its lines. It succeeds only when the
-// installer's userland has come up on the guest.
+// Command demo network-boots Debian's installer on a machine without any medium: the legacy adapter's own
+// boot ROM loads pxelinux, and that the kernel and the installer. It shows the guest's console on
+// standard output, and the boot's steps between its lines. It succeeds only when the installer's userland
+// has come up on the guest.
 package main
 
 import (
@@ -9,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -30,8 +32,16 @@ func main() {
 }
 
 func demo() error {
-	cache, err := guest.Find("bin/qemu-system-x86_64", "boot/ipxe.lkrn", "installer/linux", "installer/initrd.gz")
+	cache, err := guest.Find("bin/qemu-system-x86_64", "boot/pxelinux.0", "boot/ldlinux.c32", "installer/linux", "installer/initrd.gz")
 	if err != nil {
+		return err
+	}
+	files, err := os.MkdirTemp("", "polder-demo-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(files)
+	if err := fill(files, cache); err != nil {
 		return err
 	}
 	root, err := guest.Root()
@@ -39,11 +49,8 @@ func demo() error {
 		return err
 	}
 	cmd := exec.Command(root+"/bin/polder", "run",
-		"--root", cache.Path("installer"), "--kernel", "linux", "--initrd", "initrd.gz",
-		"--append", "console=ttyS0 DEBIAN_FRONTEND=text",
-		"--", cache.Path("bin/qemu-system-x86_64"),
-		"-machine", "graphics=off", "-m", "1G", "-display", "none", "-serial", "stdio", "-no-reboot",
-		"-kernel", cache.Path("boot/ipxe.lkrn"))
+		"--root", files, "--", cache.Path("bin/qemu-system-x86_64"),
+		"-machine", "graphics=off", "-m", "1G", "-display", "none", "-serial", "stdio", "-no-reboot")
 	fmt.Println("demo:", cmd)
 	seen := &watcher{out: os.Stdout, want: []byte(userland), found: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = seen, os.Stderr
@@ -65,6 +72,33 @@ func demo() error {
 	<-ended
 	return err
 }
+
+// fill makes a directory as an operator would for pxelinux. The files are copied: a service does not follow
+// links that lead out of its root.
+func fill(dir string, cache guest.Cache) error {
+	for _, name := range []string{"boot/pxelinux.0", "boot/ldlinux.c32", "installer/linux", "installer/initrd.gz"} {
+		data, err := os.ReadFile(cache.Path(name))
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, filepath.Base(name)), data, 0o644); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(filepath.Join(dir, "pxelinux.cfg"), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "pxelinux.cfg", "default"), []byte(menu), 0o644)
+}
+
+// menu is pxelinux's configuration: the installer, on the serial console.
+const menu = `serial 0 115200
+default install
+label install
+  kernel linux
+  initrd initrd.gz
+  append console=ttyS0 DEBIAN_FRONTEND=text
+`
 
 // watcher passes a console on and closes found when want has come by.
 type watcher struct {
