@@ -153,7 +153,8 @@ func (g *Guest) Wait(limit time.Duration) error {
 }
 
 // Expect waits until the console shows pattern after the last match, and returns the match and its submatches. It
-// fails when limit has passed or the machine has ended; the error shows the console's last lines.
+// fails when limit has passed or the machine has ended; the error shows the console's last lines. A line may still
+// be growing: a pattern that takes the rest of one must end with the newline.
 func (g *Guest) Expect(limit time.Duration, pattern string) ([]string, error) {
 	match, _, err := g.ExpectAt(limit, pattern)
 	return match, err
@@ -191,7 +192,7 @@ func (g *Guest) Run(limit time.Duration, command string) (string, error) {
 	if err := g.Send(fmt.Sprintf("%d %s\n", g.commands, command)); err != nil {
 		return "", fmt.Errorf("%s: %q: %w", g.name, command, err)
 	}
-	match, err := g.Expect(limit, fmt.Sprintf(`(?s)(.*?)^T_DONE %d (\d+)\r?$`, g.commands))
+	match, err := g.Expect(limit, fmt.Sprintf(`(?s)(.*?)^T_DONE %d (\d+)\r?\n`, g.commands))
 	if err != nil {
 		return "", fmt.Errorf("%s: %q: %w", g.name, command, err)
 	}
