@@ -26,6 +26,7 @@ static const struct message {
 	{ PXE_DHCP_NO_BOOTFILE_NAME, "No boot filename received." },
 	{ PXE_DHCP_BAD_IP_ADDRESS, "The address offered is already in use." },
 	{ PXE_PROXY_NO_REPLY, "ProxyDHCP service did not reply to request on port 4011." },
+	{ PXE_DHCP_REFUSED, "The DHCP server refused the address it had offered." },
 	{ PXE_UNDI_MEDIATEST_FAILED, "Media test failure, check cable." },
 	{ PXE_UNDI_CANNOT_INITIALIZE_NIC, "Error while initializing the NIC." },
 	{ PXE_UNDI_TRANSMIT_ERROR, "Error while transmitting." },

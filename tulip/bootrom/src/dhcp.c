@@ -19,9 +19,6 @@ enum {
 	MESSAGE_ACK = 5,
 	MESSAGE_NAK = 6,
 
-	OVERLOAD_FILE = 1,
-	OVERLOAD_SNAME = 2,
-
 	REQUEST_OPTIONS = 312,		/* RFC 2131's smallest options field */
 
 	DISCOVER_TRIES = 5,		/* of 1, 2, 4, 8 and 16 seconds */
@@ -31,7 +28,6 @@ enum {
 	NAKS = 3,
 };
 
-static const uint8_t cookie[4] = { 99, 130, 83, 99 };
 static const char class_id[] = "PXEClient:Arch:00000:UNDI:002001";
 
 static const uint8_t wanted[] = {
@@ -81,8 +77,8 @@ static uint8_t *build(struct dhcp_packet *p, uint8_t message)
 	memcpy(p->mac, nic.mac, MAC_LENGTH);
 
 	uint8_t *at = p->options;
-	memcpy(at, cookie, sizeof cookie);
-	at = put_byte_option(at + sizeof cookie, OPTION_MESSAGE_TYPE, message);
+	memcpy(at, dhcp_cookie, sizeof dhcp_cookie);
+	at = put_byte_option(at + sizeof dhcp_cookie, OPTION_MESSAGE_TYPE, message);
 	if (message == MESSAGE_DECLINE)
 		return at;
 	uint16_t max = CONST16(BOOTP_HEADER + DHCP_OPTIONS_MAX + 28);
@@ -105,37 +101,6 @@ static uint16_t finish(struct dhcp_packet *p, uint8_t *at)
 
 /* Reading. */
 
-const uint8_t *dhcp_option(const struct cached *c, uint8_t code, uint8_t *length)
-{
-	const struct dhcp_packet *p = &c->packet;
-	uint8_t n;
-
-	if (c->length < BOOTP_HEADER + sizeof cookie || memcmp(p->options, cookie, sizeof cookie) != 0)
-		return NULL;
-	const uint8_t *options = p->options + sizeof cookie;
-	uint16_t size = c->length - BOOTP_HEADER - sizeof cookie;
-	const uint8_t *found = find_tag(options, size, code, length);
-	const uint8_t *overload = find_tag(options, size, OPTION_OVERLOAD, &n);
-	if (found != NULL || overload == NULL || n != 1)
-		return found;
-	if (*overload & OVERLOAD_FILE)
-		found = find_tag((const uint8_t *)p->file, sizeof p->file, code, length);
-	if (found == NULL && (*overload & OVERLOAD_SNAME))
-		found = find_tag((const uint8_t *)p->server_name, sizeof p->server_name, code, length);
-	return found;
-}
-
-static uint32_t address_option(const struct cached *c, uint8_t code)
-{
-	uint8_t n;
-	const uint8_t *v = dhcp_option(c, code, &n);
-	uint32_t address = 0;
-
-	if (v != NULL && n >= sizeof address)
-		memcpy(&address, v, sizeof address);
-	return address;
-}
-
 static uint8_t message_type(const struct cached *c)
 {
 	uint8_t n;
@@ -153,63 +118,12 @@ static bool from_pxe(const struct cached *c)
 	return v != NULL && n >= 9 && memcmp(v, class_id, 9) == 0;
 }
 
-/* boot_file copies the boot file's name, of at most 128 characters; false if there
- * is none. */
-static bool boot_file(const struct cached *c, char *name)
-{
-	uint8_t n = 0, overload_length;
-	const uint8_t *v = dhcp_option(c, OPTION_BOOT_FILE, &n);
-	const uint8_t *overload = dhcp_option(c, OPTION_OVERLOAD, &overload_length);
-
-	if (v == NULL && !(overload != NULL && (*overload & OVERLOAD_FILE))) {
-		v = (const uint8_t *)c->packet.file;
-		n = sizeof c->packet.file;
-	}
-	if (v == NULL)
-		return false;
-	uint8_t i = 0;
-	/* Some servers end the name with FFh or count its NUL. */
-	while (i < n && i < 128 && v[i] != 0 && v[i] != 0xff) {
-		name[i] = v[i];
-		i++;
-	}
-	name[i] = 0;
-	return i > 0;
-}
-
 static bool has_boot_information(const struct cached *c)
 {
 	char name[129];
 	uint8_t n;
 
 	return boot_file(c, name) || (from_pxe(c) && dhcp_option(c, OPTION_VENDOR, &n) != NULL);
-}
-
-/* boot_server is where the boot file is: siaddr, or what replaces it. */
-static uint32_t boot_server(const struct cached *c)
-{
-	uint8_t n;
-
-	if (c->packet.server != 0)
-		return c->packet.server;
-	const uint8_t *v = dhcp_option(c, OPTION_TFTP_SERVER, &n);
-	uint32_t address = 0, part = 0;
-	int dots = 0;
-	/* A dotted address; a name would need a resolver. */
-	for (; v != NULL && n > 0; v++, n--) {
-		if (*v >= '0' && *v <= '9' && part <= 25) {
-			part = part * 10 + *v - '0';
-		} else if (*v == '.' && dots < 3) {
-			address |= part << 8 * dots++;
-			part = 0;
-		} else if (*v != 0) {
-			dots = 0;
-			break;
-		}
-	}
-	if (dots == 3)
-		return address | part << 24;
-	return address_option(c, OPTION_SERVER_ID);
 }
 
 /* receive takes a packet that answers us, if one has arrived, into c. */
@@ -226,7 +140,7 @@ static bool receive(struct cached *c)
 		copy_from_far(&c->packet, far(rx_segment, d.data), n);
 		c->length = n;
 		good = c->packet.op == BOOTREPLY && c->packet.xid == xid &&
-		       memcmp(c->packet.mac, nic.mac, MAC_LENGTH) == 0;
+		       memcmp(c->packet.mac, nic.mac, MAC_LENGTH) == 0 && well_formed(c);
 	}
 	net_release();
 	return good;
@@ -303,7 +217,7 @@ static uint16_t request(void)
 				continue;
 			uint8_t type = message_type(&incoming);
 			if (type == MESSAGE_NAK)
-				return PXE_DHCP_NO_IP_ADDRESS;
+				return PXE_DHCP_REFUSED;
 			if (type == MESSAGE_ACK && incoming.packet.your != 0) {
 				keep(&ack);
 				return PXE_SUCCESS;
@@ -377,7 +291,7 @@ uint16_t dhcp_configure(struct boot_choice *choice)
 		if (status != PXE_SUCCESS)
 			return status;
 		status = request();
-		if (status != PXE_DHCP_NO_IP_ADDRESS)
+		if (status != PXE_DHCP_REFUSED)
 			break;
 	}
 	if (status != PXE_SUCCESS)

@@ -70,12 +70,32 @@ enum {
 	OPTION_END = 255,
 };
 
+/* options.c */
+
+extern const uint8_t dhcp_cookie[4];
+
+/* find_tag finds a tag in a run of options; NULL if it is not there. */
+const uint8_t *find_tag(const uint8_t *at, uint16_t size, uint8_t code, uint8_t *length);
+
+/* well_formed tells whether the options of a packet end where it ends. */
+bool well_formed(const struct cached *c);
+
 /* dhcp_option finds an option, also in an overloaded file or server name field;
  * its length comes through *length. NULL if it is not there. */
 const uint8_t *dhcp_option(const struct cached *c, uint8_t code, uint8_t *length);
 
-/* options.c: find_tag finds a tag in a run of options. */
-const uint8_t *find_tag(const uint8_t *at, uint16_t size, uint8_t code, uint8_t *length);
+/* address_option is the first address in an option; 0 if there is none. */
+uint32_t address_option(const struct cached *c, uint8_t code);
+
+/* boot_file copies the boot file's name, of at most 128 characters; false if there
+ * is none. */
+bool boot_file(const struct cached *c, char *name);
+
+/* boot_server is where the boot file is: siaddr, or what replaces it; 0 if
+ * unknown. */
+uint32_t boot_server(const struct cached *c);
+
+/* dhcp.c */
 
 /* boot_server_request asks a boot server for an item of the menu: a request to
  * server (which may be a broadcast) that waits for an acknowledgement into

@@ -14,7 +14,10 @@ enum {				/* RFC 1350 and RFC 2347: packets and error codes */
 	ERROR_OPTIONS = 8,
 
 	PACKET_MAX = 512,	/* a request, an OACK or an error */
-	TRIES = 6,		/* of 1, 2, 4, 4, ... seconds */
+	OPEN_TRIES = 5,		/* of 1, 2, 4, 4 and 4 seconds */
+	OPEN_WAIT = TICKS_PER_SECOND,
+	READ_TRIES = 7,		/* of 1/4, 1/2, 1, 2, 4, 4 and 4 seconds */
+	READ_WAIT = TICKS_PER_SECOND / 4,
 	LONGEST_WAIT = 4 * TICKS_PER_SECOND,
 	FIRST_LOCAL_PORT = 2070,
 };
@@ -220,9 +223,9 @@ static bool ours(const struct datagram *d, bool any_port)
 	       (any_port || d->source_port == t.server_port) && d->length >= 4;
 }
 
-static uint32_t patience(int try)
+static uint32_t patience(uint32_t first, int try)
 {
-	uint32_t wait = TICKS_PER_SECOND << try;
+	uint32_t wait = first << try;
 
 	return wait < LONGEST_WAIT ? wait : LONGEST_WAIT;
 }
@@ -233,7 +236,7 @@ static uint16_t answer(const struct tftp_file *f, bool options, int try)
 	struct timer timer;
 	struct datagram d;
 
-	timer_set(&timer, patience(try));
+	timer_set(&timer, patience(OPEN_WAIT, try));
 	while (!timer_expired(&timer)) {
 		if (canceled())
 			return PXE_CANCELED;
@@ -278,7 +281,7 @@ uint16_t tftp_open(const struct tftp_file *f)
 	enable_interrupts();
 	tftp_close();
 	error_text[0] = 0;
-	for (int try = 0; try < TRIES && status == PXE_TFTP_OPEN_TIMEOUT; try++) {
+	for (int try = 0; try < OPEN_TRIES && status == PXE_TFTP_OPEN_TIMEOUT; try++) {
 		/* Each request gets a port of its own: answers to an older one are
 		 * then no part of it (RFC 1350, section 4). */
 		memset(&t, 0, sizeof t);
@@ -365,8 +368,8 @@ uint16_t tftp_read(struct tftp_block *b)
 		take(&t.first, b);
 		return PXE_SUCCESS;
 	}
-	for (int try = 0; try < TRIES; try++) {
-		timer_set(&timer, patience(try));
+	for (int try = 0; try < READ_TRIES; try++) {
+		timer_set(&timer, patience(READ_WAIT, try));
 		while (!timer_expired(&timer)) {
 			if (net_poll(&d)) {
 				if (!ours(&d, false)) {

@@ -138,7 +138,7 @@ static void expect(const char *name, uint16_t opcode, void *params, uint16_t sta
 static struct undi_get_information adapter;
 static struct cached acknowledged, booted;
 static uint32_t server;
-static const char *file;
+static char file[129];
 
 /* Structures. */
 
@@ -196,34 +196,15 @@ static bool cached(uint8_t type, struct cached *c)
 	       memcmp(c->packet.mac, adapter.CurrentNodeAddress, MAC_LENGTH) == 0;
 }
 
-static uint32_t option_address(const struct cached *c, uint8_t code)
-{
-	uint8_t n;
-	uint32_t v = 0;
-	const uint8_t *at = find_tag(c->packet.options + 4, c->length - BOOTP_HEADER - 4, code, &n);
-
-	if (at != NULL && n >= sizeof v)
-		memcpy(&v, at, sizeof v);
-	return v;
-}
-
 /* gather asks, without remarks, for what all else needs: who we are, what DHCP
  * said and where this program came from. */
 static void gather(void)
 {
-	uint8_t n;
-
 	call(PXENV_UNDI_GET_INFORMATION, &adapter);
 	cached(PACKET_TYPE_DHCP_ACK, &acknowledged);
 	cached(PACKET_TYPE_CACHED_REPLY, &booted);
-	server = booted.packet.server;
-	file = booted.packet.file;
-	const uint8_t *named = find_tag(booted.packet.options + 4,
-					booted.length - BOOTP_HEADER - 4, OPTION_BOOT_FILE, &n);
-	if (file[0] == 0 && named != NULL && n < sizeof booted.packet.file) {
-		memcpy(booted.packet.file, named, n);
-		booted.packet.file[n] = 0;
-	}
+	server = boot_server(&booted);
+	boot_file(&booted, file);
 }
 
 static void check_information(void)
@@ -236,7 +217,7 @@ static void check_information(void)
 	result("GET_CACHED_INFO, DHCP_ACK", cached(PACKET_TYPE_DHCP_ACK, &copy) &&
 	       copy.packet.your == acknowledged.packet.your);
 	result("GET_CACHED_INFO, CACHED_REPLY", cached(PACKET_TYPE_CACHED_REPLY, &copy) &&
-	       copy.packet.server == server);
+	       boot_server(&copy) == server);
 	result("GET_CACHED_INFO without a buffer",
 	       returns(PXENV_GET_CACHED_INFO, &borrow, PXE_SUCCESS) && borrow.Buffer != 0);
 }
@@ -247,7 +228,7 @@ static void introduce(void)
 	print("  adapter   MAC %m, I/O %x, IRQ %d\n", adapter.CurrentNodeAddress,
 	      adapter.BaseIo, adapter.IntNumber);
 	print("  address   %i, mask %i\n", acknowledged.packet.your,
-	      option_address(&acknowledged, OPTION_MASK));
+	      address_option(&acknowledged, OPTION_MASK));
 	print("  server    %i, boot file %s\n\n", server, file);
 	print("The network works, but there was nothing to boot. Give Polder a directory of\n"
 	      "boot files, and name one of them:\n\n"
