@@ -61,11 +61,11 @@ type Tulip struct {
 	deadline *time.Timer // fires at chip.Deadline
 	armedFor int64       // what deadline is set to, ns since epoch; 0 for off
 	resample func()      // ends the goroutine that waits for a kernel's unmask; nil: none
-	fault    error       // guest memory went away: the attachment ends at its next access
 	parts    [][]byte    // of the frame that is being received
 	stats    TulipStats
 
-	attached atomic.Bool // there is a guest whose memory may be touched
+	state  atomic.Int32  // detached, attached or faulted
+	faults atomic.Uint64 // TulipStats.Faults
 
 	kicked bool // the guest has given the chip work; of the attachment's goroutine alone
 
@@ -76,6 +76,16 @@ type Tulip struct {
 	heads  [pullBudget][headLen]byte
 	bodies [pullBudget][][]byte
 }
+
+// States of an adapter.
+const (
+	detached int32 = iota
+	attached       // there is a guest whose memory may be touched
+	faulted        // its memory went away: the attachment ends at its next access
+)
+
+// errFault ends an attachment.
+var errFault = fmt.Errorf("%w: the hypervisor has taken back memory it shares", guestmem.ErrFault)
 
 // TulipStats counts what the adapter itself drops; the switch counts the rest.
 type TulipStats struct {
@@ -181,7 +191,8 @@ func (t *Tulip) Stats() TulipStats {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s := t.stats
-	s.Attached = t.attached.Load()
+	s.Attached = t.state.Load() != detached
+	s.Faults = t.faults.Load()
 	return s
 }
 
@@ -209,10 +220,9 @@ func (t *Tulip) settle() {
 
 // tick runs when the chip's deadline has come.
 func (t *Tulip) tick() {
-	var err error
-	defer t.catch(debug.SetPanicOnFault(true), &err)
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	defer t.catch(debug.SetPanicOnFault(true))
 	t.armedFor = 0
 	t.chip.Tick(t.now())
 	t.settle()
@@ -224,10 +234,13 @@ func (t *Tulip) tick() {
 	}
 }
 
-// catch is deferred by whatever touches guest memory, before it takes a lock. If this guest's
-// memory went away under it, the adapter stops and the attachment ends at its next
-// access, with *err as the cause. Another guest's is its own adapter's affair.
-func (t *Tulip) catch(before bool, err *error) {
+// catch is deferred by whatever touches guest memory. If this guest's memory went away under it, the
+// adapter stops, and the attachment ends at its next access. Another guest's is its own
+// adapter's affair.
+//
+// It must run while mu or gate is still held, that is, be deferred after their Unlock: once the memory
+// is unmapped nobody can tell any more whose it was.
+func (t *Tulip) catch(before bool) {
 	debug.SetPanicOnFault(before)
 	p := recover()
 	if p == nil {
@@ -237,22 +250,17 @@ func (t *Tulip) catch(before bool, err *error) {
 	if !ok || !t.mem.Owns(addr) {
 		panic(p)
 	}
-	t.attached.Store(false)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.stats.Faults++
-	t.fault = fmt.Errorf("%w: the hypervisor has taken back memory it shares", guestmem.ErrFault)
-	*err = t.fault
-	t.log.Error("guest memory went away: the adapter stops", "err", t.fault)
+	if t.state.CompareAndSwap(attached, faulted) { // not two at once, nor an attachment that is ending
+		t.faults.Add(1)
+		t.log.Error("guest memory went away: the adapter stops", "err", errFault)
+	}
 }
 
 // Pull implements Queue.
 func (t *Tulip) Pull(budget int) (n int) {
-	if !t.attached.Load() {
+	if t.state.Load() != attached {
 		return 0
 	}
-	var err error
-	defer t.catch(debug.SetPanicOnFault(true), &err)
 	t.pullMu.Lock()
 	defer t.pullMu.Unlock()
 	if t.in == nil {
@@ -260,6 +268,7 @@ func (t *Tulip) Pull(budget int) (n int) {
 	}
 	t.gate.RLock()
 	defer t.gate.RUnlock()
+	defer t.catch(debug.SetPanicOnFault(true))
 	n = t.poll(min(budget, len(t.tx)))
 	if n == 0 {
 		return 0
@@ -304,13 +313,12 @@ func (t *Tulip) lend(i int) {
 // Deliver implements vswitch.Port. A frame that the guest's own filter rejects has arrived; one
 // for which it has no descriptor, or whose driver does not receive, has not.
 func (t *Tulip) Deliver(frames []*vswitch.Frame) (n int) {
-	if !t.attached.Load() {
+	if t.state.Load() != attached {
 		return 0
 	}
-	var err error
-	defer t.catch(debug.SetPanicOnFault(true), &err)
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	defer t.catch(debug.SetPanicOnFault(true))
 	now := t.now()
 	for _, f := range frames {
 		t.parts = append(append(t.parts[:0], f.Head), f.Body...)
@@ -350,7 +358,7 @@ func (b *bus) SetINTA(asserted bool) { b.intx.level = asserted }
 func (t *Tulip) Arm() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.attached.Load() && t.chip.TxPending()
+	return t.state.Load() == attached && t.chip.TxPending()
 }
 
 // Wait implements Queue.

@@ -35,7 +35,7 @@ func (t *Tulip) Attach(peer string) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.stats.Attachments++
-	t.attached.Store(true)
+	t.state.Store(attached)
 	t.log.Info("adapter attached", "peer", peer)
 	return nil
 }
@@ -43,7 +43,7 @@ func (t *Tulip) Attach(peer string) error {
 // Detach implements vfiouser.Device: the adapter forgets the guest's memory and interrupt and
 // is as new.
 func (t *Tulip) Detach(cause error) {
-	t.attached.Store(false)
+	t.state.Store(detached)
 	t.gate.Lock() // waits for a Pull that still lends guest memory
 	defer t.gate.Unlock()
 	t.mu.Lock()
@@ -61,7 +61,7 @@ func (t *Tulip) forget() {
 	t.settle()
 	t.stopResampling()
 	t.intx.listen(nil)
-	t.kicked, t.fault = false, nil
+	t.kicked = false
 }
 
 // Reset implements vfiouser.Device: PCI reset.
@@ -190,12 +190,11 @@ func closeFiles(files []*os.File) {
 }
 
 // ReadRegion implements vfiouser.Device.
-func (t *Tulip) ReadRegion(region int, off uint64, p []byte) (err error) {
-	defer t.catch(debug.SetPanicOnFault(true), &err)
+func (t *Tulip) ReadRegion(region int, off uint64, p []byte) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.fault != nil {
-		return t.fault
+	if t.state.Load() == faulted {
+		return errFault
 	}
 	switch region {
 	case regionBAR0, regionBAR1:
@@ -217,12 +216,12 @@ func (t *Tulip) ReadRegion(region int, off uint64, p []byte) (err error) {
 }
 
 // WriteRegion implements vfiouser.Device.
-func (t *Tulip) WriteRegion(region int, off uint64, p []byte) (err error) {
-	defer t.catch(debug.SetPanicOnFault(true), &err)
+func (t *Tulip) WriteRegion(region int, off uint64, p []byte) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.fault != nil {
-		return t.fault
+	defer t.catch(debug.SetPanicOnFault(true))
+	if t.state.Load() == faulted {
+		return errFault
 	}
 	switch region {
 	case regionBAR0, regionBAR1:
