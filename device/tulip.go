@@ -285,7 +285,7 @@ func (t *Tulip) poll(budget int) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := t.chip.PollTx(t.tx[:budget], t.now())
-	t.intx.settle() // a set-up frame may have been closed with an interrupt
+	t.settle() // a set-up frame may have been closed with an interrupt
 	return n
 }
 
@@ -293,7 +293,7 @@ func (t *Tulip) finish(n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.chip.FinishTx(n, t.now())
-	t.intx.settle()
+	t.settle() // besides the interrupt: automatic polling starts when the list is empty
 }
 
 // lend makes frames[i] of tx[i]: its head private, the rest in guest memory.
