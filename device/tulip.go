@@ -273,6 +273,7 @@ func (t *Tulip) Pull(budget int) (n int) {
 	if n == 0 {
 		return 0
 	}
+	defer t.reclaim(n)
 	for i := range n {
 		t.lend(i)
 	}
@@ -310,6 +311,19 @@ func (t *Tulip) lend(i int) {
 	t.frames[i] = vswitch.Frame{Head: head, Body: body, Len: t.tx[i].Len}
 }
 
+// reclaim forgets n frames that were lent. Slices of memory that is unmapped later must not be left for the
+// garbage collector to find.
+func (t *Tulip) reclaim(n int) {
+	clear(t.tx[:n])
+	clear(t.frames[:n])
+	for i := range n {
+		clear(t.bodies[i])
+	}
+}
+
+// reclaimParts forgets the sender's memory, as reclaim does the guest's own.
+func (t *Tulip) reclaimParts() { clear(t.parts) }
+
 // Deliver implements vswitch.Port. A frame that the guest's own filter rejects has arrived; one
 // for which it has no descriptor, or whose driver does not receive, has not.
 func (t *Tulip) Deliver(frames []*vswitch.Frame) (n int) {
@@ -319,8 +333,10 @@ func (t *Tulip) Deliver(frames []*vswitch.Frame) (n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	defer t.catch(debug.SetPanicOnFault(true))
+	defer t.reclaimParts()
 	now := t.now()
 	for _, f := range frames {
+		t.reclaimParts()
 		t.parts = append(append(t.parts[:0], f.Head), f.Body...)
 		switch t.chip.Receive(t.parts, now) {
 		case tulip.RxAccepted:
