@@ -69,8 +69,8 @@ type Tulip struct {
 
 	kicked bool // the guest has given the chip work; of the attachment's goroutine alone
 
-	pullMu sync.Mutex // guards what a Pull uses; taken before gate
-	in     *vswitch.Ingress
+	pullMu sync.Mutex                      // guards what a Pull uses; taken before gate
+	in     atomic.Pointer[vswitch.Ingress] // nil unless Run runs; stored with pullMu held
 	tx     [pullBudget]tulip.TxFrame
 	frames [pullBudget]vswitch.Frame
 	heads  [pullBudget][headLen]byte
@@ -158,11 +158,11 @@ func padROM(rom []byte) ([]byte, error) {
 // by the attachment's goroutine (Work); this one waits for what the chip's timer starts.
 func (t *Tulip) Run(ctx context.Context, in *vswitch.Ingress) {
 	t.pullMu.Lock()
-	t.in = in
+	t.in.Store(in)
 	t.pullMu.Unlock()
 	work(ctx, t)
 	t.pullMu.Lock()
-	t.in = nil
+	t.in.Store(nil)
 	t.pullMu.Unlock()
 }
 
@@ -263,7 +263,8 @@ func (t *Tulip) Pull(budget int) (n int) {
 	}
 	t.pullMu.Lock()
 	defer t.pullMu.Unlock()
-	if t.in == nil {
+	in := t.in.Load()
+	if in == nil {
 		return 0
 	}
 	t.gate.RLock()
@@ -277,7 +278,7 @@ func (t *Tulip) Pull(budget int) (n int) {
 	for i := range n {
 		t.lend(i)
 	}
-	t.in.Forward(t.frames[:n])
+	in.Forward(t.frames[:n])
 	t.finish(n)
 	return n
 }
@@ -370,11 +371,12 @@ func (b *bus) Write(addr uint32, p []byte) error { return b.mem.Write(uint64(add
 // SetINTA implements tulip.Bus.
 func (b *bus) SetINTA(asserted bool) { b.intx.level = asserted }
 
-// Arm implements Queue: whoever gives the chip work sees to it, so there is nothing to ask for.
+// Arm implements Queue: whoever gives the chip work sees to it, so there is nothing to ask for. Without Run
+// nothing is pending: there is nowhere to send it, and Run begins with a Pull.
 func (t *Tulip) Arm() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.state.Load() == attached && t.chip.TxPending()
+	return t.state.Load() == attached && t.in.Load() != nil && t.chip.TxPending()
 }
 
 // Wait implements Queue.
