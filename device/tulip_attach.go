@@ -139,7 +139,10 @@ func (t *Tulip) listen(s vfiouser.IRQSet) error {
 			return fmt.Errorf("SET_IRQS: INTx: %w", err)
 		}
 		t.intx.listen(fd)
-	case s.Data == vfiouser.IRQEventFD || s.Count == 0:
+	case s.Count == 0: // takes everything down that was set up
+		t.stopResampling()
+		t.intx.listen(nil)
+	case s.Data == vfiouser.IRQEventFD:
 		t.intx.listen(nil)
 	case s.Data == vfiouser.IRQNone || s.Bools[0] != 0:
 		t.intx.test()
@@ -168,7 +171,9 @@ func (t *Tulip) unmaskBy(s vfiouser.IRQSet) error {
 		defer fd.Close()
 		for fd.Wait(ctx) == nil {
 			t.mu.Lock()
-			t.intx.unmask()
+			if ctx.Err() == nil { // stopped, with mu held, means that the line may be another guest's
+				t.intx.unmask()
+			}
 			t.mu.Unlock()
 		}
 	}()
