@@ -84,8 +84,11 @@ func (t *Tulip) MapDMA(r vfiouser.DMARegion) error {
 	if r.File != nil {
 		defer r.File.Close() // a mapping does not need it
 	}
-	err := t.mem.Map(guestmem.Region{GPA: r.IOVA, Size: r.Size, File: r.File, Offset: r.Offset, Read: r.Read, Write: r.Write})
+	g := guestmem.Region{GPA: r.IOVA, Size: r.Size, File: r.File, Offset: r.Offset, Read: r.Read, Write: r.Write}
+	err := t.mem.Map(g)
 	if err != nil {
+		g.File, g.Offset = nil, 0
+		_ = t.mem.Map(g) // it is out of reach, but there, so that to unmap it is no error
 		t.log.Error("cannot map guest memory", "message", "DMA_MAP", "iova", fmt.Sprintf("%#x+%#x", r.IOVA, r.Size), "err", err)
 	} else if r.File == nil && r.IOVA == 0 { // RAM, which begins there; a display's memory has no file either
 		t.log.Warn("guest memory without a file: the adapter cannot reach it; start QEMU with -object memory-backend-memfd,share=on and -machine memory-backend=…",
