@@ -92,7 +92,7 @@ type TulipStats struct {
 	Attachments uint64 // connections of a hypervisor so far
 	Attached    bool   // one is there now
 	Filtered    uint64 // frames not for this guest, by its own address filter
-	NoBuffer    uint64 // frames for which the guest had no descriptor (CSR8)
+	NoBuffer    uint64 // frames for which the guest had no descriptor; CSR8 counts one for each Deliver
 	Stopped     uint64 // frames while the guest's driver was not receiving
 	Faults      uint64 // attachments ended because guest memory went away
 }
@@ -326,7 +326,8 @@ func (t *Tulip) reclaim(n int) {
 func (t *Tulip) reclaimParts() { clear(t.parts) }
 
 // Deliver implements vswitch.Port. A frame that the guest's own filter rejects has arrived; one
-// for which it has no descriptor, or whose driver does not receive, has not.
+// for which it has no descriptor, or whose driver does not receive, has not, nor have those behind it: the guest
+// may free a descriptor at any moment, and what the switch counts as lost must not arrive.
 func (t *Tulip) Deliver(frames []*vswitch.Frame) (n int) {
 	if t.state.Load() != attached {
 		return 0
@@ -336,21 +337,24 @@ func (t *Tulip) Deliver(frames []*vswitch.Frame) (n int) {
 	defer t.catch(debug.SetPanicOnFault(true))
 	defer t.reclaimParts()
 	now := t.now()
-	for _, f := range frames {
+	lost := uint64(0)
+	for n < len(frames) && lost == 0 {
 		t.reclaimParts()
+		f := frames[n]
 		t.parts = append(append(t.parts[:0], f.Head), f.Body...)
 		switch t.chip.Receive(t.parts, now) {
 		case tulip.RxAccepted:
+			n++
 		case tulip.RxFiltered:
 			t.stats.Filtered++
+			n++
 		case tulip.RxNoBuffer:
-			t.stats.NoBuffer++
-			continue // each of them is counted in CSR8
+			lost = uint64(len(frames) - n)
+			t.stats.NoBuffer += lost
 		case tulip.RxStopped:
-			t.stats.Stopped++
-			continue
+			lost = uint64(len(frames) - n)
+			t.stats.Stopped += lost
 		}
-		n++
 	}
 	t.settle()
 	return n
