@@ -172,7 +172,7 @@ func TestTFTPNetascii(t *testing.T) {
 // TestTFTPRollover passes block 65,535, behind which 0 follows, in lock step and in the middle of a window.
 func TestTFTPRollover(t *testing.T) {
 	const size = 8 * 66_000
-	for _, window := range []string{"1", "7", "64"} {
+	for _, window := range []string{"1", "50"} {
 		t.Run("window "+window, func(t *testing.T) {
 			cfg := testConfig()
 			cfg.Files = bigFS(size)
