@@ -234,12 +234,9 @@ func (w *World) AddAdapter(r api.AdapterRequest) (_ api.Adapter, err error) {
 	}
 	mac := config.DeriveMAC(r.Name)
 	if r.MAC != "" {
-		if mac, err = vswitch.ParseMAC(r.MAC); err != nil {
-			return none, err
+		if mac, err = config.ParseMAC(r.MAC); err != nil {
+			return none, fmt.Errorf("adapter %q: %w", r.Name, err)
 		}
-	}
-	if err := config.CheckMAC(mac); err != nil {
-		return none, err
 	}
 	if n.pxe != nil && mac == n.pxe.mac {
 		return none, fmt.Errorf("adapter %q: the boot service has the MAC address %v: take another", r.Name, mac)

@@ -418,6 +418,15 @@ func (c *Config) check(file string, text []byte) error {
 	return errors.Join(k.errs...)
 }
 
+// ParseMAC reads the MAC address of a legacy adapter.
+func ParseMAC(text string) (vswitch.MAC, error) {
+	m, err := vswitch.ParseMAC(text)
+	if err != nil {
+		return m, err
+	}
+	return m, CheckMAC(m)
+}
+
 // CheckMAC says whether a legacy adapter can have the address. Linux's driver takes a MAC that
 // begins with 02:00, A0:00 or C0:00 for one stored in the wrong byte order and swaps it.
 func CheckMAC(m vswitch.MAC) error {

@@ -128,6 +128,8 @@ type Server struct {
 	made  os.FileInfo    // the socket file, to remove no other
 	done  chan struct{}  // closed when no more connections are accepted
 	conns sync.WaitGroup // and their handlers
+	once  sync.Once      // of Close: later, another's socket may be at path
+	err   error          // what Close returns
 }
 
 // Listen serves w on a unix socket at path, which only its owner may open. A socket that a
@@ -189,20 +191,24 @@ func vacate(path string) error {
 	case Alive(path):
 		return fmt.Errorf("%s: another polder answers there: stop it, or choose another --runtime-dir", path)
 	}
-	return os.Remove(path)
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // Close ends all connections, waits until the adapters that lived by them are gone, and
 // removes the socket.
 func (s *Server) Close() error {
-	var gone error
-	if info, err := os.Lstat(s.path); err == nil && os.SameFile(info, s.made) {
-		gone = os.Remove(s.path)
-	}
-	err := s.http.Close()
-	<-s.done
-	s.conns.Wait()
-	return errors.Join(gone, err)
+	s.once.Do(func() {
+		if info, err := os.Lstat(s.path); err == nil && os.SameFile(info, s.made) {
+			s.err = os.Remove(s.path)
+		}
+		s.err = errors.Join(s.err, s.http.Close())
+		<-s.done
+		s.conns.Wait()
+	})
+	return s.err
 }
 
 // Lock takes the directory of sockets for the caller alone, so that of several that start or

@@ -57,14 +57,6 @@ func (p *Printer) Close() {
 	p.clear()
 }
 
-// Printf writes a line of its own between the events.
-func (p *Printer) Printf(format string, args ...any) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.clear()
-	fmt.Fprintf(p.w, "polder: "+format+"\n", args...)
-}
-
 func (p *Printer) clear() {
 	if p.bar {
 		fmt.Fprint(p.w, "\r\x1b[K")
