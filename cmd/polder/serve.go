@@ -115,11 +115,13 @@ func (c *qemuArgsCmd) Run(env *environment) error {
 		if len(vm.Adapters) > 0 {
 			args = append(args, "-nic", "none")
 		}
-		if c.Quote {
-			for i, a := range args {
-				if strings.ContainsAny(a, `{}"`) {
-					args[i] = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
-				}
+		for i, a := range args {
+			switch {
+			case !strings.HasPrefix(a, "{"):
+			case c.Quote:
+				args[i] = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
+			default:
+				args[i] = strings.ReplaceAll(a, " ", `\u0020`) // only in a path, where JSON takes it
 			}
 		}
 		fmt.Fprintln(env.stdout, strings.Join(args, " "))
