@@ -190,7 +190,7 @@ func bootRule(r config.Boot, files fs.FS) (pxe.BootRule, error) {
 		}
 		text, err := fs.ReadFile(files, r.Script)
 		if err != nil {
-			return rule, fmt.Errorf("pxe: script: %w", err)
+			return rule, fmt.Errorf("pxe: script in the root: %w", err)
 		}
 		rule.Script = string(text)
 	}
