@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
 
 	"polder/vswitch"
@@ -106,7 +107,10 @@ type vswitchMAC vswitch.MAC
 func (m *vswitchMAC) UnmarshalYAML(text []byte) error {
 	mac, err := vswitch.ParseMAC(scalar(text))
 	*m = vswitchMAC(mac)
-	return err
+	if err != nil {
+		return badValue(text, "no MAC address: write it like 00:15:5d:01:02:03")
+	}
+	return nil
 }
 
 // Pool is the range of addresses that clients are leased, both ends included.
@@ -119,7 +123,7 @@ func (p *Pool) UnmarshalYAML(text []byte) error {
 	p.First, err1 = netip.ParseAddr(strings.TrimSpace(first))
 	p.Last, err2 = netip.ParseAddr(strings.TrimSpace(last))
 	if !ok || err1 != nil || err2 != nil {
-		return fmt.Errorf("%q is no range of addresses: write it like 10.21.140.100-10.21.140.200", scalar(text))
+		return badValue(text, "no range of addresses: write it like 10.21.140.100-10.21.140.200")
 	}
 	return nil
 }
@@ -138,10 +142,33 @@ func (b *Bytes) UnmarshalYAML(text []byte) error {
 	}
 	n, err := strconv.ParseUint(digits, 10, 44)
 	if err != nil || n<<shift>>shift != n {
-		return fmt.Errorf("%q is no amount of memory: write it like 512M or 2G", s)
+		return badValue(text, "no amount of memory: write it like 512M or 2G")
 	}
 	*b = Bytes(n << shift)
 	return nil
+}
+
+// valueError is a value that its type cannot be read from.
+type valueError struct{ value, what string }
+
+func (e valueError) Error() string { return fmt.Sprintf("%q is %s", e.value, e.what) }
+
+func badValue(text []byte, what string) error { return valueError{scalar(text), what} }
+
+// readers are how the decoder reads values of the types that are not this package's.
+var readers = []yaml.DecodeOption{
+	yaml.CustomUnmarshaler(reader(netip.ParsePrefix, "no address with the length of its network's prefix: write it like 10.21.140.1/24")),
+	yaml.CustomUnmarshaler(reader(netip.ParseAddr, "no IP address: write it like 10.21.140.1")),
+	yaml.CustomUnmarshaler(reader(time.ParseDuration, "no length of time: write it like 90s or 2h")),
+}
+
+func reader[T any](parse func(string) (T, error), what string) func(*T, []byte) error {
+	return func(v *T, text []byte) (err error) {
+		if *v, err = parse(scalar(text)); err != nil {
+			return badValue(text, what)
+		}
+		return nil
+	}
 }
 
 func scalar(text []byte) string { return strings.Trim(strings.TrimSpace(string(text)), `"'`) }
@@ -158,9 +185,9 @@ func Default() *Config {
 // its directory.
 func Parse(file string, text []byte) (*Config, error) {
 	c := &Config{}
-	dec := yaml.NewDecoder(bytes.NewReader(text), yaml.Strict())
+	dec := yaml.NewDecoder(bytes.NewReader(text), append(slices.Clip(readers), yaml.Strict())...)
 	if err := dec.Decode(c); err != nil && !errors.Is(err, io.EOF) { // a file of comments is no error
-		return nil, decodeError(file, err)
+		return nil, decodeError(file, text, err)
 	}
 	c.complete(filepath.Dir(file))
 	return c, c.check(file, text)
@@ -168,7 +195,16 @@ func Parse(file string, text []byte) (*Config, error) {
 
 // decodeError puts the position before the message, as compilers do, and proposes the key
 // that was meant.
-func decodeError(file string, err error) error {
+func decodeError(file string, text []byte, err error) error {
+	var ve valueError
+	if errors.As(err, &ve) {
+		// The decoder does not say where. A value that cannot be read is hardly one of another key, too.
+		for _, t := range lexer.Tokenize(string(text)) {
+			if t.Value == ve.value {
+				return fmt.Errorf("%s:%d:%d: %w", file, t.Position.Line, t.Position.Column, err)
+			}
+		}
+	}
 	var ye yaml.Error
 	if !errors.As(err, &ye) || ye.GetToken() == nil {
 		return fmt.Errorf("%s: %w", file, err)
