@@ -29,8 +29,6 @@ uint16_t base_tftp_open(void *params)
 		return PXE_UDP_OPEN;
 	if (tftp_is_open())
 		return PXE_TFTP_OPEN;
-	if (p->PacketSize < TFTP_BLOCK_DEFAULT)
-		return PXE_TFTP_INVALID_PACKET_SIZE;
 	if (!ready())
 		return PXE_TFTP_CANNOT_OPEN_CONNECTION;
 	memcpy(name, p->FileName, API_FILE_NAME);
@@ -39,9 +37,11 @@ uint16_t base_tftp_open(void *params)
 		.server = p->ServerIPAddress,
 		.gateway = p->GatewayIPAddress,
 		.port = p->TFTPPort,
-		.block_size = p->PacketSize < TFTP_BLOCK_MAX ? p->PacketSize : TFTP_BLOCK_MAX,
+		.block_size = TFTP_BLOCK_DEFAULT,	/* the smallest the specification knows */
 		.name = name,
 	};
+	if (p->PacketSize > TFTP_BLOCK_DEFAULT)
+		f.block_size = p->PacketSize < TFTP_BLOCK_MAX ? p->PacketSize : TFTP_BLOCK_MAX;
 	uint16_t status = tftp_open(&f);
 	if (status == PXE_SUCCESS)
 		p->PacketSize = tftp_block_size();

@@ -118,7 +118,9 @@ static uint16_t prepare(void)
 void boot_from_network(void)
 {
 	api_init();
+	keyboard_is_ours = true;
 	uint16_t status = prepare();
+	keyboard_is_ours = false;
 	if (status == PXE_SUCCESS) {
 		api_hook();
 		status = run_nbp();
