@@ -109,7 +109,10 @@ static uint16_t prepare(void)
 	print("DHCP (Esc to skip) ");
 	status = dhcp_configure(&choice);
 	if (net.address != 0)
-		print("\nAddress %i, mask %i, gateway %i\n", net.address, net.mask, net.gateway);
+		print("\nAddress %i, mask %i", net.address, net.mask);
+	if (net.gateway != 0)
+		print(", gateway %i", net.gateway);
+	print("\n");
 	return status == PXE_SUCCESS ? load_nbp(&choice) : status;
 }
 
