@@ -1,12 +1,17 @@
 package device_test
 
 import (
+	"encoding/binary"
 	"errors"
 	"sync"
 	"sync/atomic"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
+	"polder/device/eventfd"
 	"polder/device/guestmem"
+	"polder/device/vfiouser"
 	"polder/device/vfiouser/vfiousertest"
 	tt "polder/tulip/tuliptest"
 	"polder/vswitch"
@@ -189,4 +194,35 @@ func TestBadMemory(t *testing.T) {
 	d := g.driver(vswitch.MAC(tt.Station), tt.Options{})
 	out := tt.Frame(tt.Broadcast, tt.Station, 60)
 	d.Send(out).WantTx(out)
+}
+
+// TestBlockedInterrupt has a hypervisor make the eventfd of its interrupt blocking and full: a sender to it
+// comes back, and the attachment ends.
+func TestBlockedInterrupt(t *testing.T) {
+	a := newAdapter(t, macA)
+	sw := newSwitch(t)
+	join(t, sw, a, "a")
+	g := attach(t, a)
+	g.plug(sw)
+	g.driver(macA, tt.Options{})
+	irq, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	check(t, err)
+	defer unix.Close(irq)
+	set := vfiousertest.Payload(uint32(20), uint32(vfiouser.IRQTrigger)|uint32(vfiouser.IRQEventFD), uint32(0), uint32(0), uint32(1))
+	_, err = g.client.Call(vfiousertest.SetIRQs, set, irq)
+	check(t, err)
+	check(t, unix.SetNonblock(irq, false))
+	_, err = unix.Write(irq, binary.NativeEndian.AppendUint64(nil, 1<<64-2))
+	check(t, err)
+
+	g.Inject(tt.Frame(macA, tt.Other, 60))
+	if s := a.Stats(); s.Faults != 1 {
+		t.Errorf("stats %+v, want one fault", s)
+	}
+	if err := g.client.RegionRead(0, 5*8, make([]byte, 4)); err == nil {
+		t.Error("an access to the adapter was answered")
+	}
+	if err := g.wait(); !errors.Is(err, eventfd.ErrStuck) {
+		t.Errorf("the attachment ended with %v, want %v", err, eventfd.ErrStuck)
+	}
 }

@@ -70,7 +70,7 @@ func TestAttachments(t *testing.T) {
 		unmap := g.share()
 		defer unmap()
 		d := g.driver(macA, tt.Options{})
-		kernel := eventfd(t)
+		kernel := newEventFD(t)
 		defer unix.Close(kernel)
 		if i%3 == 0 {
 			_, err := client.Call(vfiousertest.SetIRQs, vfiousertest.Payload(uint32(20), uint32(0x14), uint32(0), uint32(0), uint32(1)), kernel)

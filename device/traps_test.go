@@ -125,7 +125,7 @@ func (l *line) set(action vfiouser.IRQAction, data vfiouser.IRQData, rest ...fun
 	return l.tulip.SetIRQs(s)
 }
 
-func eventfd(t testing.TB) int {
+func newEventFD(t testing.TB) int {
 	t.Helper()
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	check(t, err)
@@ -136,7 +136,7 @@ func eventfd(t testing.TB) int {
 // listen gives the adapter a new eventfd.
 func (l *line) listen() {
 	l.t.Helper()
-	l.fd = eventfd(l.t)
+	l.fd = newEventFD(l.t)
 	check(l.t, l.set(vfiouser.IRQTrigger, vfiouser.IRQEventFD, files(l.t, l.fd)))
 }
 
@@ -378,7 +378,7 @@ func TestTrap08INTx(t *testing.T) {
 			for name, err := range map[string]error{
 				"trigger": l.set(vfiouser.IRQTrigger, vfiouser.IRQEventFD, files(l.t, fd)),
 				"unmask":  l.set(vfiouser.IRQUnmask, vfiouser.IRQEventFD, files(l.t, fd)),
-				"mask":    l.set(vfiouser.IRQMask, vfiouser.IRQEventFD, files(l.t, eventfd(l.t))),
+				"mask":    l.set(vfiouser.IRQMask, vfiouser.IRQEventFD, files(l.t, newEventFD(l.t))),
 			} {
 				if err == nil {
 					l.t.Errorf("%s was accepted", name)
@@ -399,13 +399,13 @@ func TestTrap08INTx(t *testing.T) {
 // With KVM the line is in the kernel, which tells by an eventfd of its own that the guest's handler is through.
 func TestTrap08KVM(t *testing.T) {
 	g := attach(t, newAdapter(t, macA))
-	trigger, unmask := eventfd(t), eventfd(t)
+	trigger, unmask := newEventFD(t), newEventFD(t)
 	pass := func(flags uint32, fd int) {
 		t.Helper()
 		_, err := g.client.Call(vfiousertest.SetIRQs, vfiousertest.Payload(uint32(20), flags, uint32(0), uint32(0), uint32(1)), fd)
 		check(t, err)
 	}
-	none := eventfd(t)
+	none := newEventFD(t)
 	check(t, g.client.ClearINTx())
 	before := descriptors(t)
 	pass(0x24, trigger)

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"polder/device/eventfd"
 	"polder/device/guestmem"
 	"polder/device/vfiouser"
 	"polder/tulip"
@@ -64,8 +65,9 @@ type Tulip struct {
 	parts    [][]byte    // of the frame that is being received
 	stats    TulipStats
 
-	state  atomic.Int32  // detached, attached or faulted
-	faults atomic.Uint64 // TulipStats.Faults
+	state  atomic.Int32          // detached, attached or faulted
+	faults atomic.Uint64         // TulipStats.Faults
+	fault  atomic.Pointer[error] // the last one's cause
 
 	kicked bool // the guest has given the chip work; of the attachment's goroutine alone
 
@@ -81,11 +83,8 @@ type Tulip struct {
 const (
 	detached int32 = iota
 	attached       // there is a guest whose memory may be touched
-	faulted        // its memory went away: the attachment ends at its next access
+	faulted        // it is not to be trusted: the attachment ends at its next access
 )
-
-// errFault ends an attachment.
-var errFault = fmt.Errorf("%w: the hypervisor has taken back memory it shares", guestmem.ErrFault)
 
 // TulipStats counts what the adapter itself drops; the switch counts the rest.
 type TulipStats struct {
@@ -94,7 +93,7 @@ type TulipStats struct {
 	Filtered    uint64 // frames not for this guest, by its own address filter
 	NoBuffer    uint64 // frames for which the guest had no descriptor; CSR8 counts one for each Deliver
 	Stopped     uint64 // frames while the guest's driver was not receiving
-	Faults      uint64 // attachments ended because guest memory went away
+	Faults      uint64 // attachments ended because the hypervisor broke what it shares: memory, interrupt
 }
 
 var (
@@ -117,6 +116,7 @@ func NewTulip(c TulipConfig) (*Tulip, error) {
 		wake:  make(chan struct{}, 1),
 	}
 	t.chip = tulip.New((*bus)(t), tulip.Config{MAC: c.MAC, ROMSize: uint32(len(rom))})
+	t.intx.stuck = func() { t.fail(eventfd.ErrStuck) }
 	t.intx.timer = time.AfterFunc(time.Hour, func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
@@ -250,10 +250,27 @@ func (t *Tulip) catch(before bool) {
 	if !ok || !t.mem.Owns(addr) {
 		panic(p)
 	}
+	t.fail(guestmem.ErrFault)
+}
+
+// fail stops an adapter whose hypervisor breaks what it shares; the attachment ends at its next access.
+func (t *Tulip) fail(cause error) {
 	if t.state.CompareAndSwap(attached, faulted) { // not two at once, nor an attachment that is ending
 		t.faults.Add(1)
-		t.log.Error("guest memory went away: the adapter stops", "err", errFault)
+		t.fault.Store(&cause)
+		t.log.Error("the adapter stops: its hypervisor breaks what it shares", "err", cause)
 	}
+}
+
+// failed returns the error that ends the attachment; nil if there is none.
+func (t *Tulip) failed() error {
+	if t.state.Load() != faulted {
+		return nil
+	}
+	if cause := t.fault.Load(); cause != nil {
+		return fmt.Errorf("the hypervisor broke what it shares: %w", *cause)
+	}
+	return guestmem.ErrFault // on its way
 }
 
 // Pull implements Queue.

@@ -201,8 +201,8 @@ func closeFiles(files []*os.File) {
 func (t *Tulip) ReadRegion(region int, off uint64, p []byte) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.state.Load() == faulted {
-		return errFault
+	if err := t.failed(); err != nil {
+		return err
 	}
 	switch region {
 	case regionBAR0, regionBAR1:
@@ -228,8 +228,8 @@ func (t *Tulip) WriteRegion(region int, off uint64, p []byte) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	defer t.catch(debug.SetPanicOnFault(true))
-	if t.state.Load() == faulted {
-		return errFault
+	if err := t.failed(); err != nil {
+		return err
 	}
 	switch region {
 	case regionBAR0, regionBAR1:
