@@ -12,6 +12,7 @@ import (
 	"sync"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	"polder/device"
 	"polder/device/vfiouser"
@@ -40,6 +41,8 @@ type romFault struct {
 	// says are patterns of what the ROM says, in order, before the BIOS's next device has its turn. None: the ROM
 	// copes with the fault, and the default boot program runs.
 	says []string
+
+	event pxe.EventKind // that the boot service then tells; none if empty
 }
 
 var romFaults = []romFault{
@@ -89,7 +92,8 @@ var romFaults = []romFault{
 	{name: "malformed frames", neighbour: malformed},
 
 	{name: "an address conflict", neighbour: rival,
-		says: []string{`^PXE-E54: The address offered is already in use\.`, `^10\.21\.140\.100 belongs to 00:15:5[dD]:00:00:99`}},
+		says:  []string{`^PXE-E54: The address offered is already in use\.`, `^10\.21\.140\.100 belongs to 00:15:5d:00:00:99`},
+		event: pxe.EventDecline},
 }
 
 // TestROMFaults boots guests while something goes wrong. The ROM copes with it, or it says what is wrong and gives
@@ -97,8 +101,10 @@ var romFaults = []romFault{
 func TestROMFaults(t *testing.T) {
 	t.Parallel()
 	guests := make([]*guest.Guest, len(romFaults))
+	events := make([]chan pxe.EventKind, len(romFaults))
 	for i, f := range romFaults {
-		guests[i] = f.start(t)
+		events[i] = make(chan pxe.EventKind, 100)
+		guests[i] = f.start(t, events[i])
 	}
 	for i, f := range romFaults {
 		if f.key == "" {
@@ -116,6 +122,16 @@ func TestROMFaults(t *testing.T) {
 			}
 			expect(t, guests[i], bootLimit, f.says...)
 			expect(t, guests[i], bootLimit, exited)
+			for f.event != "" {
+				select {
+				case e := <-events[i]:
+					if e == f.event {
+						return
+					}
+				case <-time.After(bootLimit):
+					t.Fatalf("the boot service told no %q", f.event)
+				}
+			}
 		})
 	}
 }
@@ -126,13 +142,14 @@ var (
 	romRival  = vswitch.MAC{0x00, 0x15, 0x5d, 0, 0, 0x99}
 )
 
-// start starts a guest on a switch of its own, with what goes wrong there.
-func (f romFault) start(t *testing.T) *guest.Guest {
+// start starts a guest on a switch of its own, with what goes wrong there. The boot service's events go to events, as
+// far as that has room.
+func (f romFault) start(t *testing.T, events chan<- pxe.EventKind) *guest.Guest {
 	t.Helper()
 	sw := vswitch.New(vswitch.Config{Name: f.name})
 	t.Cleanup(sw.Close)
 	if !f.noServer {
-		f.startServer(t, sw)
+		f.startServer(t, sw, events)
 	}
 	if f.neighbour != nil {
 		startNeighbour(t, sw, f.neighbour)
@@ -183,12 +200,18 @@ func (f romFault) start(t *testing.T) *guest.Guest {
 }
 
 // startServer puts a boot service on the switch.
-func (f romFault) startServer(t *testing.T, sw *vswitch.Switch) {
+func (f romFault) startServer(t *testing.T, sw *vswitch.Switch, events chan<- pxe.EventKind) {
 	t.Helper()
 	config := pxe.Config{
 		Address: netip.MustParsePrefix("10.21.140.1/24"), MAC: romServer,
 		PoolFirst: netip.MustParseAddr("10.21.140.100"), PoolLast: netip.MustParseAddr("10.21.140.109"),
 		Files: fstest.MapFS{"large.0": {Data: make([]byte, 700<<10)}},
+		Events: func(e pxe.Event) {
+			select {
+			case events <- e.Kind:
+			default:
+			}
+		},
 	}
 	if f.file != "" {
 		config.Boot = []pxe.BootRule{{File: f.file}}

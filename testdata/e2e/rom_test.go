@@ -14,11 +14,12 @@ import (
 // The guests below have nothing to boot from but the adapter, whose own ROM SeaBIOS finds, and a disk behind it in
 // the boot order. Their console is the BIOS's: SeaBIOS shows on the serial port what is printed through interrupt 10h.
 
-// nextDevice is what the disk's boot sector prints.
-const nextDevice = "the next boot device"
+// nextDevice is what the disk's boot sector prints, and then the size of base memory in KiB, hexadecimal. All but the
+// last of 640 is there when no boot program and no ROM has kept any.
+const nextDevice = "The next boot device has base memory of "
 
 // exited is what the ROM says when it gives the machine back, and then what the next device says.
-const exited = `(?s)PXE-M0F: Exiting Polder PXE\..*Booting from Hard Disk.*` + nextDevice
+const exited = `(?s)PXE-M0F: Exiting Polder PXE\..*Booting from Hard Disk.*` + nextDevice + `27F`
 
 // disk returns QEMU's arguments for a disk with that boot sector, at this place in the boot order.
 func disk(t *testing.T, bootIndex int) []string {
@@ -26,17 +27,32 @@ func disk(t *testing.T, bootIndex int) []string {
 	sector := append([]byte{
 		0x31, 0xc0, //       xorw %ax, %ax
 		0x8e, 0xd8, //       movw %ax, %ds
-		0xbe, 0x18, 0x7c, // movw $text, %si
-		0xac,       // 1: lodsb
+		0xbe, 0x36, 0x7c, // movw $text, %si
+		0xac,       //    1: lodsb
 		0x84, 0xc0, //       testb %al, %al
 		0x74, 0x09, //       jz 2f
 		0xb4, 0x0e, //       movb $0x0e, %ah
 		0xbb, 0x07, 0x00, // movw $7, %bx
 		0xcd, 0x10, //       int $0x10
 		0xeb, 0xf2, //       jmp 1b
-		0xf4,       // 2: hlt
-		0xeb, 0xfd, //       jmp 2b
-	}, nextDevice+"\r\n\x00"...)
+		0xcd, 0x12, //    2: int $0x12
+		0xc1, 0xe0, 0x04, // shlw $4, %ax
+		0xb9, 0x03, 0x00, // movw $3, %cx
+		0xc1, 0xc0, 0x04, // 3: rolw $4, %ax
+		0x50,       //       pushw %ax
+		0x24, 0x0f, //       andb $15, %al
+		0x04, 0x90, //       addb $0x90, %al: with what follows, the digit's character
+		0x27,       //       daa
+		0x14, 0x40, //       adcb $0x40, %al
+		0x27,       //       daa
+		0xb4, 0x0e, //       movb $0x0e, %ah
+		0xbb, 0x07, 0x00, // movw $7, %bx
+		0xcd, 0x10, //       int $0x10
+		0x58,       //       popw %ax
+		0xe2, 0xea, //       loop 3b
+		0xf4,       //    4: hlt
+		0xeb, 0xfd, //       jmp 4b
+	}, nextDevice+"\x00"...)
 	sector = append(sector, make([]byte, 510-len(sector))...)
 	sector = append(sector, 0x55, 0xaa)
 	file := filepath.Join(t.TempDir(), "disk")
@@ -305,7 +321,7 @@ func TestROMTwoAdapters(t *testing.T) {
 func TestNoROM(t *testing.T) {
 	t.Parallel()
 	g := romGuest(t, "no ROM", 32, "--rom", "none")
-	expect(t, g, bootLimit, nextDevice)
+	expect(t, g, bootLimit, nextDevice+`27F`)
 	if strings.Contains(g.Serial(), "PXE") {
 		t.Errorf("the console:\n%s", g.Serial())
 	}
