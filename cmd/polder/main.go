@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -27,9 +28,9 @@ const (
 
 // cli is the command line.
 type cli struct {
-	LogLevel   slog.Level `help:"Least severe messages to log: debug, info, warn or error." default:"${log_level}" placeholder:"LEVEL"`
-	LogFormat  string     `help:"Form of the log: text or json." enum:"text,json" default:"text" placeholder:"FORMAT"`
-	RuntimeDir string     `help:"Directory of sockets." default:"${runtime_dir}" type:"path" placeholder:"DIR"`
+	LogLevel   *slog.Level `help:"Least severe messages to log: debug, info, warn or error (default: info; of run, which shows the boot itself, warn)." placeholder:"LEVEL"`
+	LogFormat  string      `help:"Form of the log: text or json." enum:"text,json" default:"text" placeholder:"FORMAT"`
+	RuntimeDir string      `help:"Directory of sockets." default:"${runtime_dir}" type:"path" placeholder:"DIR"`
 
 	Run      runCmd      `cmd:"" help:"Run QEMU with an adapter on a virtual switch that boots it from the network."`
 	Serve    serveCmd    `cmd:"" help:"Run switches for many guests, as a daemon."`
@@ -54,7 +55,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	parser, err := kong.New(&c,
 		kong.Name("polder"),
 		kong.Description("Hyper-V's virtual networks for QEMU: a network adapter that needs no driver installation, network boot, and a learning switch, in one process."),
-		kong.Vars{"runtime_dir": runtimeDir(), "log_level": "info", "address": config.DefaultAddress.String()},
+		kong.Vars{"runtime_dir": runtimeDir(), "address": config.DefaultAddress.String()},
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(status int) { exited = status }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
@@ -69,6 +70,13 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		fmt.Fprintf(stderr, "polder: %v\n", err)
 		return exitUsage
+	}
+	if c.LogLevel == nil {
+		level := slog.LevelInfo
+		if strings.HasPrefix(ctx.Command(), "run") {
+			level = slog.LevelWarn
+		}
+		c.LogLevel = &level
 	}
 	sigs, stop := signals()
 	defer stop()
@@ -142,7 +150,7 @@ func (e *environment) makeDir() error {
 func (e *environment) control() string { return filepath.Join(e.dir, "control.sock") }
 
 func (c *cli) logger(w io.Writer) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: c.LogLevel}
+	opts := &slog.HandlerOptions{Level: *c.LogLevel}
 	if c.LogFormat == "json" {
 		return slog.New(slog.NewJSONHandler(w, opts))
 	}
