@@ -75,12 +75,14 @@ uint16_t load_file(const struct tftp_file *f, uint32_t to, uint32_t *size,
 		   void (*progress)(uint32_t done))
 {
 	uint32_t done = 0, announced;
+	bool known;
 	struct tftp_block b;
 
 	uint16_t status = tftp_open(f);
 	if (status != PXE_SUCCESS)
 		return status;
-	if (tftp_size(&announced) && announced > *size) {
+	known = tftp_size(&announced);
+	if (known && announced > *size) {
 		tftp_close();
 		return PXE_BSTRAP_FILE_TOO_BIG;
 	}
@@ -99,6 +101,8 @@ uint16_t load_file(const struct tftp_file *f, uint32_t to, uint32_t *size,
 	} while (!b.last);
 	tftp_close();
 	*size = done;
+	if (status == PXE_SUCCESS && known && done != announced)
+		return PXE_TFTP_CANNOT_READ_FROM_CONNECTION;	/* a block came cut short */
 	return status;
 }
 

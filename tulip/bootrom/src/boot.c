@@ -17,7 +17,7 @@ static const struct message {
 	{ PXE_TFTP_UNKNOWN_OPCODE, "TFTP unknown opcode." },
 	{ PXE_TFTP_READ_TIMEOUT, "TFTP read timeout." },
 	{ PXE_TFTP_ERROR_OPCODE, "Error received from TFTP server." },
-	{ PXE_TFTP_CANNOT_READ_FROM_CONNECTION, "TFTP cannot read from connection." },
+	{ PXE_TFTP_CANNOT_READ_FROM_CONNECTION, "TFTP cannot read from connection: the file came incomplete." },
 	{ PXE_TFTP_FILE_NOT_FOUND, "TFTP error: file not found." },
 	{ PXE_TFTP_ACCESS_VIOLATION, "TFTP error: access violation." },
 	{ PXE_TFTP_INVALID_PACKET_SIZE, "TFTP invalid packet size." },
