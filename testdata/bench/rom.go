@@ -50,7 +50,7 @@ func romRate(boot romBooter) func() (float64, error) {
 		if err != nil {
 			return 0, err
 		}
-		_, end, err := g.ExpectAt(bootLimit, `Linux version`)
+		_, end, err := g.ExpectAt(bootLimit, `Probing EDD`) // the kernel's first words, before it unpacks itself
 		return float64(size) / 1e6 / end.Sub(begin).Seconds(), err
 	}
 }
