@@ -26,6 +26,10 @@
 // the guest's buffers and asks for its interrupt; once per call the interrupt line's level is
 // compared with what the hypervisor was last told.
 //
+// A frame for which the guest has no descriptor waits in the port's *backlog*, and all behind it do. It goes on
+// when the guest has freed descriptors, which is looked for at its next register access, at the next
+// Deliver and by a timer. Only when the backlog is full is a frame lost, and the chip told of it.
+//
 // # Locks
 //
 // Tulip.gate is held for reading during one Pull and for writing while memory is mapped or

@@ -3,11 +3,26 @@ package device
 // RekickDelay is how long a line stays untold after UNMASK.
 const RekickDelay = rekickDelay
 
+// The backlog's limits: in frames, bytes of one, and frames moved at a time; and when the timer looks at it.
+const (
+	BacklogFrames = backlogFrames
+	BacklogFrame  = backlogFrame
+	DrainBudget   = drainBudget
+	DrainDelay    = drainDelay
+)
+
 // Pin returns the level of the chip's interrupt pin.
 func (t *Tulip) Pin() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.intx.level
+}
+
+// Waiting returns how many frames wait in the backlog, and whether the timer is set.
+func (t *Tulip) Waiting() (frames int, timer bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.backlog.count, t.armedFor != 0
 }
 
 // Busy reports whether the transmitter has work to do, or frames on their way.

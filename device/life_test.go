@@ -148,6 +148,8 @@ func TestTwoGuests(t *testing.T) {
 	talking.Go(func() { talk(1, gb, db, macA, macB) })
 	talking.Wait()
 	for {
+		ga.ReadCSR(5) // and what has waited comes
+		gb.ReadCSR(5)
 		pa, _ := da.Receive()
 		pb, _ := db.Receive()
 		if pa != nil {
@@ -168,7 +170,7 @@ func TestTwoGuests(t *testing.T) {
 	arrived := uint64(got[0] + got[1])
 	lost := ga.tulip.Stats().NoBuffer + gb.tulip.Stats().NoBuffer
 	if arrived+lost != sent || lost != sa.Drops[vswitch.DropReceiverFull]+sb.Drops[vswitch.DropReceiverFull] {
-		t.Errorf("%d frames sent, %d arrived, %d found no descriptor; the switch says %+v and %+v", sent, arrived, lost, sa, sb)
+		t.Errorf("%d frames sent, %d arrived, %d found neither a descriptor nor room; the switch says %+v and %+v", sent, arrived, lost, sa, sb)
 	}
 }
 

@@ -59,10 +59,11 @@ type Tulip struct {
 	mem      guestmem.Map
 	chip     *tulip.Chip
 	intx     intx
-	deadline *time.Timer // fires at chip.Deadline
+	deadline *time.Timer // fires at chip.Deadline, or when the backlog is looked at again
 	armedFor int64       // what deadline is set to, ns since epoch; 0 for off
 	resample func()      // ends the goroutine that waits for a kernel's unmask; nil: none
 	parts    [][]byte    // of the frame that is being received
+	backlog  backlog
 	stats    TulipStats
 
 	state  atomic.Int32          // detached, attached or faulted
@@ -91,7 +92,8 @@ type TulipStats struct {
 	Attachments uint64 // connections of a hypervisor so far
 	Attached    bool   // one is there now
 	Filtered    uint64 // frames not for this guest, by its own address filter
-	NoBuffer    uint64 // frames for which the guest had no descriptor; CSR8 counts one for each Deliver
+	Queued      uint64 // frames that waited in the backlog for a descriptor
+	NoBuffer    uint64 // frames for which there was no descriptor and no room to wait; CSR8 counts one for each Deliver
 	Stopped     uint64 // frames while the guest's driver was not receiving
 	Faults      uint64 // attachments ended because the hypervisor broke what it shares: memory, interrupt
 }
@@ -207,6 +209,15 @@ func (t *Tulip) settle() {
 	if !ok {
 		at = 0
 	}
+	if t.backlog.count > 0 {
+		again := t.now() + int64(drainDelay)
+		if t.armedFor != 0 {
+			again = min(again, t.armedFor) // a busy sender does not put it off
+		}
+		if !ok || again < at {
+			at, ok = again, true
+		}
+	}
 	if at == t.armedFor {
 		return
 	}
@@ -224,7 +235,9 @@ func (t *Tulip) tick() {
 	defer t.mu.Unlock()
 	defer t.catch(debug.SetPanicOnFault(true))
 	t.armedFor = 0
-	t.chip.Tick(t.now())
+	now := t.now()
+	t.chip.Tick(now)
+	t.drain(now)
 	t.settle()
 	if t.chip.TxPending() {
 		select {
@@ -342,9 +355,9 @@ func (t *Tulip) reclaim(n int) {
 // reclaimParts forgets the sender's memory, as reclaim does the guest's own.
 func (t *Tulip) reclaimParts() { clear(t.parts) }
 
-// Deliver implements vswitch.Port. A frame that the guest's own filter rejects has arrived; one
-// for which it has no descriptor, or whose driver does not receive, has not, nor have those behind it: the guest
-// may free a descriptor at any moment, and what the switch counts as lost must not arrive.
+// Deliver implements vswitch.Port. A frame that the guest's own filter rejects has arrived, and one for which
+// there is no descriptor waits in the backlog. When that is full, or the driver does not receive, the frame and
+// those behind it are lost.
 func (t *Tulip) Deliver(frames []*vswitch.Frame) (n int) {
 	if t.state.Load() != attached {
 		return 0
@@ -353,28 +366,75 @@ func (t *Tulip) Deliver(frames []*vswitch.Frame) (n int) {
 	defer t.mu.Unlock()
 	defer t.catch(debug.SetPanicOnFault(true))
 	defer t.reclaimParts()
+	defer t.settle() // also if a sender's memory vanishes: what came before it has arrived
 	now := t.now()
-	lost := uint64(0)
-	for n < len(frames) && lost == 0 {
-		t.reclaimParts()
-		f := frames[n]
-		t.parts = append(append(t.parts[:0], f.Head), f.Body...)
-		switch t.chip.Receive(t.parts, now) {
-		case tulip.RxAccepted:
-			n++
+	t.drain(now)
+	for n < len(frames) {
+		switch t.deliver(frames[n], now) {
 		case tulip.RxFiltered:
 			t.stats.Filtered++
-			n++
 		case tulip.RxNoBuffer:
-			lost = uint64(len(frames) - n)
-			t.stats.NoBuffer += lost
+			t.stats.NoBuffer += uint64(len(frames) - n)
+			return n
 		case tulip.RxStopped:
-			lost = uint64(len(frames) - n)
-			t.stats.Stopped += lost
+			t.stats.Stopped += uint64(len(frames) - n)
+			return n
 		}
+		n++
 	}
-	t.settle()
 	return n
+}
+
+// deliver gives the guest one frame, or keeps it: then it counts as accepted. RxNoBuffer and RxStopped mean that it
+// is lost.
+func (t *Tulip) deliver(f *vswitch.Frame, now int64) tulip.RxResult {
+	r := t.chip.Probe(f.Head)
+	switch {
+	case r == tulip.RxFiltered || r == tulip.RxStopped:
+		return r
+	case r == tulip.RxAccepted && t.backlog.count == 0:
+		t.reclaimParts()
+		t.parts = append(append(t.parts[:0], f.Head), f.Body...)
+		return t.chip.Receive(t.parts, now)
+	case t.backlog.push(f):
+		t.stats.Queued++
+		return tulip.RxAccepted
+	}
+	t.chip.Miss()
+	return tulip.RxNoBuffer
+}
+
+// drainBudget bounds what one access of the guest may have to wait for, in frames.
+const drainBudget = 64
+
+// drainDelay is when the backlog is looked at again if the guest does not touch the adapter: a driver may
+// free descriptors and look for frames in memory alone.
+const drainDelay = time.Millisecond
+
+// drain gives the guest what waits for it, as far as there are descriptors by now. It touches guest memory. Called
+// with mu held.
+func (t *Tulip) drain(now int64) {
+	for range drainBudget {
+		p := t.backlog.first()
+		if p == nil {
+			return
+		}
+		switch t.chip.Probe(p) {
+		case tulip.RxNoBuffer:
+			return
+		case tulip.RxStopped:
+			t.stats.Stopped += t.backlog.clear()
+			return
+		}
+		t.parts = append(t.parts[:0], p)
+		switch t.chip.Receive(t.parts, now) {
+		case tulip.RxFiltered: // by a filter that is newer than the frame
+			t.stats.Filtered++
+		case tulip.RxNoBuffer: // for its end
+			t.stats.NoBuffer++
+		}
+		t.backlog.pop()
+	}
 }
 
 // bus is the adapter as its chip sees it: the guest's memory and the interrupt pin. mu is held.

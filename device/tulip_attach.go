@@ -58,6 +58,7 @@ func (t *Tulip) Detach(cause error) {
 // forget makes the adapter new again, but for its memory. Called with mu held.
 func (t *Tulip) forget() {
 	t.chip.Reset()
+	t.backlog.clear()
 	t.settle()
 	t.stopResampling()
 	t.intx.listen(nil)
@@ -69,6 +70,7 @@ func (t *Tulip) Reset() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.chip.Reset()
+	t.backlog.clear()
 	t.settle()
 	return nil
 }
@@ -201,12 +203,14 @@ func closeFiles(files []*os.File) {
 func (t *Tulip) ReadRegion(region int, off uint64, p []byte) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	defer t.catch(debug.SetPanicOnFault(true))
 	if err := t.failed(); err != nil {
 		return err
 	}
 	switch region {
 	case regionBAR0, regionBAR1:
 		now := t.now()
+		t.drain(now) // first, so that a driver that looks for frames in CSR5 sees these
 		for i := 0; i < len(p); i += 4 {
 			part := p[i:min(i+4, len(p))]
 			putLE(part, t.chip.ReadIO(int(off+uint64(i))%csrSize, len(part), now))
@@ -238,6 +242,7 @@ func (t *Tulip) WriteRegion(region int, off uint64, p []byte) error {
 			part := p[i:min(i+4, len(p))]
 			t.chip.WriteIO(int(off+uint64(i))%csrSize, len(part), le(part), now)
 		}
+		t.drain(now) // last: what is acknowledged here is what was there before
 	case regionConfig:
 		for i := 0; i < len(p); i += 4 {
 			part := p[i:min(i+4, len(p))]

@@ -51,8 +51,7 @@ type rxFrame struct {
 
 // Receive takes one frame from the wire: parts is the frame without FCS, in order, and
 // is read only during the call. It is stored in the driver's buffers or dropped; the
-// result says which. Received frames are never held back, because the 21140A has no
-// way to ask for them later.
+// result says which.
 func (c *Chip) Receive(parts [][]byte, now int64) RxResult {
 	c.runTimer(now)
 	if !c.s.PHY.Link || c.s.CSR[6]&csr6OM == csr6OMInternal {
@@ -61,6 +60,37 @@ func (c *Chip) Receive(parts [][]byte, now int64) RxResult {
 	r := c.receive(parts, 0)
 	c.updateINTA()
 	return r
+}
+
+// Probe tells what Receive would do now with a frame that begins with head, and does nothing: an owner
+// with a queue can keep a frame that would find no buffer. head is as Receive's first part, at
+// least an Ethernet header of it.
+func (c *Chip) Probe(head []byte) RxResult {
+	if !c.s.PHY.Link || c.s.CSR[6]&csr6OM == csr6OMInternal || c.rs() == rsStopped || !c.canDMA() {
+		return RxStopped
+	}
+	if len(head) < headerLen {
+		return RxFiltered
+	}
+	copy(c.rx.head[:], head)
+	if accepted, _ := c.filter(); !accepted {
+		return RxFiltered
+	}
+	if d, err := c.fetch(c.s.RxAt); err == nil && !d.owned() {
+		return RxNoBuffer
+	}
+	return RxAccepted // or an abort, which is Receive's to find
+}
+
+// Miss tells the chip of a frame that it never saw, because its owner had neither a descriptor for it nor room to keep
+// it: the receive process is suspended, and the frame counted in CSR8.
+func (c *Chip) Miss() {
+	if c.rs() == rsStopped || !c.canDMA() {
+		return
+	}
+	c.suspendRx()
+	c.countMissed()
+	c.updateINTA()
 }
 
 // receive is Receive for frames of any origin; loopback is RDES0<DT>.
@@ -87,8 +117,7 @@ func (c *Chip) receive(parts [][]byte, loopback uint32) RxResult {
 		return RxNoBuffer
 	}
 	if !d.owned() {
-		c.suspendRx()
-		c.countMissed()
+		c.Miss()
 		return RxNoBuffer
 	}
 	c.setRS(rsWaiting)

@@ -297,3 +297,107 @@ func TestReceiveSurvivesAVanishingSender(t *testing.T) {
 		t.Errorf("the next frame's descriptor is %#x", got)
 	}
 }
+
+// TestProbe has Probe foretell what Receive then does, without a trace of its own.
+func TestProbe(t *testing.T) {
+	us, other := tt.Frame(tt.Station, tt.Other, 60), tt.Frame(tt.Other, tt.Station, 60)
+	for _, tc := range []struct {
+		name  string
+		set   func(hw *tt.Bare, d *tt.Driver)
+		frame []byte
+		want  tulip.RxResult
+	}{
+		{"a frame for us", nil, us, tulip.RxAccepted},
+		{"a frame for another", nil, other, tulip.RxFiltered},
+		{"one for another, promiscuous", func(hw *tt.Bare, d *tt.Driver) {
+			hw.WriteCSR(6, d.CSR6|tt.ST|tt.SR|tt.PR)
+		}, other, tulip.RxAccepted},
+		{"less than a header", nil, us[:13], tulip.RxFiltered},
+		{"nothing", nil, nil, tulip.RxFiltered},
+		{"no descriptor", func(_ *tt.Bare, d *tt.Driver) { d.Store(d.RxDesc(0), 0) }, us, tulip.RxNoBuffer},
+		{"no descriptor, for another", func(_ *tt.Bare, d *tt.Driver) { d.Store(d.RxDesc(0), 0) }, other, tulip.RxFiltered},
+		{"no descriptor, suspended", func(hw *tt.Bare, d *tt.Driver) {
+			d.Store(d.RxDesc(0), 0)
+			hw.Inject(us)
+		}, us, tulip.RxNoBuffer},
+		{"suspended, and one was freed", func(hw *tt.Bare, d *tt.Driver) {
+			d.Store(d.RxDesc(0), 0)
+			hw.Inject(us)
+			d.Arm(0)
+		}, us, tulip.RxAccepted},
+		{"stopped", func(hw *tt.Bare, d *tt.Driver) { hw.WriteCSR(6, d.CSR6) }, us, tulip.RxStopped},
+		{"no link", func(hw *tt.Bare, _ *tt.Driver) { hw.Chip.SetLink(false) }, us, tulip.RxStopped},
+		{"internal loopback", func(hw *tt.Bare, d *tt.Driver) {
+			hw.WriteCSR(6, d.CSR6|tt.ST|tt.SR|1<<10)
+		}, us, tulip.RxStopped},
+		{"no bus mastering", func(hw *tt.Bare, _ *tt.Driver) { hw.WriteConfig(4, 2, 0x143) }, us, tulip.RxStopped},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			for _, indirect := range []bool{false, true} {
+				hw, d := start(t, tulip.Config{}, tt.Options{})
+				hw.Indirect = indirect
+				if tc.set != nil {
+					tc.set(hw, d)
+				}
+				before, status := hw.Chip.State(), d.Load(d.RxDesc(0))
+				for range 3 {
+					if got := hw.Chip.Probe(tc.frame); got != tc.want {
+						t.Errorf("indirect %v: %v, want %v", indirect, got, tc.want)
+					}
+				}
+				if hw.Chip.State() != before || d.Load(d.RxDesc(0)) != status {
+					t.Errorf("indirect %v: Probe has changed something", indirect)
+				}
+				if hw.Inject(tc.frame); hw.Last != tc.want {
+					t.Errorf("indirect %v: Receive says %v, want %v", indirect, hw.Last, tc.want)
+				}
+			}
+		})
+	}
+}
+
+// A descriptor that is not there is Receive's to find: Probe lets the frame through and leaves the chip running.
+func TestProbeOfAnAbort(t *testing.T) {
+	hw, d := start(t, tulip.Config{}, tt.Options{})
+	hw.WriteCSR(6, d.CSR6)
+	hw.WriteCSR(5, ^uint32(0))
+	hw.WriteConfig(4, 2, 0x143) // so that the start does not look
+	hw.WriteCSR(3, 0x8000_0000)
+	hw.WriteCSR(6, d.CSR6|tt.SR)
+	hw.WriteConfig(4, 2, 0x147)
+	frame := tt.Frame(tt.Station, tt.Other, 60)
+	before := hw.Chip.State()
+	if got := hw.Chip.Probe(frame); got != tulip.RxAccepted || hw.Chip.State() != before {
+		t.Errorf("%v, or the state has changed", got)
+	}
+	hw.Inject(frame)
+	if hw.Last != tulip.RxNoBuffer {
+		t.Errorf("Receive says %v", hw.Last)
+	}
+	d.WantInterrupt(tt.FBE)
+	if got := hw.Chip.Probe(frame); got != tulip.RxStopped {
+		t.Errorf("after the abort: %v", got)
+	}
+}
+
+// TestMiss has the owner drop a frame without showing it: for the driver it is one that found no descriptor.
+func TestMiss(t *testing.T) {
+	hw, d := start(t, tulip.Config{}, tt.Options{})
+	hw.Chip.Miss()
+	d.WantState(4, 6).WantInterrupt(tt.RU)
+	hw.Chip.Miss()
+	d.WantQuiet() // RU is an edge
+	if got := hw.ReadCSR(8); got != 2 {
+		t.Errorf("CSR8 = %d, want 2", got)
+	}
+	frame := tt.Frame(tt.Station, tt.Other, 60)
+	hw.Inject(frame) // no poll demand needed
+	d.WantState(3, 6).WantRx(frame, tt.RxFT).WantInterrupt(tt.RI)
+	d.Stop()
+	hw.WriteCSR(5, ^uint32(0))
+	hw.Chip.Miss()
+	d.WantState(0, 0).WantQuiet()
+	if got := hw.ReadCSR(8); got != 0 {
+		t.Errorf("CSR8 = %d of a stopped chip, want 0", got)
+	}
+}
