@@ -446,36 +446,66 @@ func TestBacklogFilter(t *testing.T) {
 	})
 }
 
-// TestBacklogBudget frees more descriptors at once than one access may have to wait for.
+// TestBacklogBudget frees more descriptors at once than one access may have to wait for. What is left goes on later, and
+// no frame that comes meanwhile overtakes it.
 func TestBacklogBudget(t *testing.T) {
+	for _, test := range look[:3] {
+		t.Run(test.name, func(t *testing.T) {
+			onBoard(t, func(b *board) {
+				const descs, size = 192, 2000
+				b.deliver(ring+128, ring+128)
+				b.waiting(128)
+				for i := range uint32(descs) { // all with one buffer: it is the order of lengths that is looked at
+					control := uint32(size)
+					if i == descs-1 {
+						control |= tt.ER
+					}
+					b.d.PutDesc(b.d.RxDesc(0)+16*i, tt.OWN, control, b.d.RxBuf(0), 0)
+				}
+				filled := func() (n int) {
+					for i := range uint32(descs) {
+						status := b.d.Load(b.d.RxDesc(0) + 16*i)
+						if status&tt.OWN != 0 {
+							break
+						}
+						if got, want := int(status>>16&0x3fff), len(frame(ring+i))+4; got != want {
+							t.Fatalf("descriptor %d has a frame of %d bytes, want %d", i, got, want)
+						}
+						n++
+					}
+					return n
+				}
+				check(t, test.look(b))
+				if got := filled(); got != device.DrainBudget {
+					t.Errorf("%d frames have come, want %d", got, device.DrainBudget)
+				}
+				time.Sleep(device.DrainDelay) // and the rest needs no access
+				synctest.Wait()
+				time.Sleep(device.DrainDelay)
+				synctest.Wait()
+				b.waiting(0)
+				if got, want := filled(), int(b.sent)-ring; got != want {
+					t.Errorf("%d frames have come in the end, want %d", got, want)
+				}
+			})
+		})
+	}
+}
+
+// TestBacklogTruncated has a frame that waits find a descriptor for its beginning, and none for its end.
+func TestBacklogTruncated(t *testing.T) {
 	onBoard(t, func(b *board) {
-		const descs, size = 128, 512
-		for range ring + descs {
-			b.Inject(tt.Frame(macA, macB, 60))
-		}
-		b.waiting(descs)
-		free := func() (n int) {
-			for i := range uint32(descs) {
-				n += int(b.d.Load(b.d.RxDesc(0)+16*i) >> 31)
-			}
-			return n
-		}
-		for i := range uint32(descs) {
-			control := uint32(size)
-			if i == descs-1 {
-				control |= tt.ER
-			}
-			b.d.PutDesc(b.d.RxDesc(0)+16*i, tt.OWN, control, b.d.RxBuf(0)+size*i, 0)
-		}
+		b.deliver(ring, ring)
+		b.sent = 22 // 1380 bytes
+		b.deliver(2, 2)
+		b.d.PutDesc(b.d.RxDesc(0), tt.OWN, 100, b.d.RxBuf(0), 0)
 		b.ReadCSR(5)
-		if got := descs - free(); got != device.DrainBudget {
-			t.Errorf("one access brought %d frames, want %d", got, device.DrainBudget)
+		b.waiting(1)
+		if v := b.d.Load(b.d.RxDesc(0)); v&(tt.OWN|tt.RxDE) != tt.RxDE {
+			t.Errorf("RDES0 = %#x, want DE", v)
 		}
-		time.Sleep(device.DrainDelay) // and the rest needs no access
-		synctest.Wait()
-		b.waiting(0)
-		if got := free(); got != 0 {
-			t.Errorf("%d descriptors are free, want none", got)
+		if s := b.tulip.Stats(); s.Queued != 2 || s.NoBuffer != 1 {
+			t.Errorf("stats %+v, want 2 frames queued and one lost", s)
 		}
 	})
 }
