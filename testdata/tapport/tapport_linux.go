@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -113,16 +114,26 @@ func (p *Port) Deliver(frames []*vswitch.Frame) (n int) {
 	return n
 }
 
+// spinTime is how long Run looks out for frames before it sleeps, as the connection of an adapter does.
+const spinTime = 100 * time.Microsecond
+
 // Run forwards what the TAP device sends until ctx is done or the port is closed.
 func (p *Port) Run(ctx context.Context, in *vswitch.Ingress) error {
 	defer context.AfterFunc(ctx, func() { p.file.SetReadDeadline(time.Unix(1, 0)) })()
+	quick := false // the last frames came within spinTime of those before
 	for {
 		var n int
 		var failure error
+		idle := time.Now()
 		err := p.raw.Read(func(fd uintptr) bool {
 			n, failure = p.read(int(fd))
+			for quick && n == 0 && failure == nil && time.Since(idle) < spinTime {
+				runtime.Gosched()
+				n, failure = p.read(int(fd))
+			}
 			return n > 0 || failure != nil
 		})
+		quick = time.Since(idle) < spinTime
 		switch {
 		case ctx.Err() != nil || errors.Is(err, os.ErrClosed):
 			return nil
