@@ -137,7 +137,7 @@ func (d *Driver) Add(bufs []Buffer, token int, indirect bool) bool {
 	if indirect {
 		need = 1
 	}
-	if need == 0 || need > d.room {
+	if len(bufs) == 0 || need > d.room {
 		return false
 	}
 	d.room -= need
