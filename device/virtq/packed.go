@@ -73,6 +73,53 @@ func (q *Queue) availablePacked() bool {
 	return flags&(descAvail|descUsed) == descUsed
 }
 
+// takePacked is Take.
+func (q *Queue) takePacked(chains []Chain) (n int, err error) {
+	r := &q.packed
+	for ; n < len(chains); n++ {
+		if !q.availablePacked() {
+			break
+		}
+		c := &chains[n]
+		c.reset()
+		// As in a split ring: nearly every buffer is one descriptor to read.
+		i := int(q.next.index)
+		addr, rest := r.desc[2*i], r.desc[2*i+1]
+		if rest>>48&(descNext|descWrite|descIndirect) == 0 {
+			if b := q.readable.hit.window(addr, uint32(rest)); b != nil {
+				c.Out = append(c.Out, b)
+				c.id, c.descs = uint16(rest>>32), 1
+				q.next.advance(1, q.cfg.Num)
+				continue
+			}
+		}
+		if ok, err := q.walkPacked(c); !ok {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// fillPacked is Fill with the next buffer, if that is one descriptor of n bytes or more, in the piece of memory
+// of the one before. Otherwise it returns nil and did nothing.
+func (q *Queue) fillPacked(n int) []byte {
+	if !q.availablePacked() {
+		return nil
+	}
+	r, i := &q.packed, int(q.next.index)
+	addr, rest := r.desc[2*i], r.desc[2*i+1]
+	if rest>>48&(descNext|descWrite|descIndirect) != descWrite || int64(uint32(rest)) < int64(n) {
+		return nil
+	}
+	b := q.writable.hit.window(addr, uint32(rest))
+	if b == nil {
+		return nil
+	}
+	q.next.advance(1, q.cfg.Num)
+	q.putPacked(entry{uint16(rest >> 32), 1, uint32(n)}, false)
+	return b[:n]
+}
+
 // walkPacked appends the chain at q.next to c, and returns false if there is none.
 func (q *Queue) walkPacked(c *Chain) (bool, error) {
 	if !q.availablePacked() {

@@ -168,37 +168,22 @@ func (q *Queue) Take(chains []Chain) (n int, err error) {
 	if q.err != nil {
 		return 0, q.err
 	}
-	ready, err := q.available(len(chains))
-	if err != nil {
-		return 0, q.fail(err)
-	}
-	for n < ready {
-		c := &chains[n]
-		c.reset()
-		ok, err := q.walk(c)
-		if err != nil {
-			return n, q.fail(err)
-		}
-		if !ok {
-			break
-		}
-		n++
-	}
-	return n, nil
-}
-
-// available returns for how many chains, up to most, walk is worth a try.
-func (q *Queue) available(most int) (int, error) {
 	if q.cfg.Packed {
-		return most, nil // the descriptors themselves tell
+		n, err = q.takePacked(chains)
+	} else {
+		n, err = q.takeSplit(chains)
 	}
-	return q.availableSplit(most)
+	q.err = err
+	return n, err
 }
 
-// walk appends the chain at q.next to c and moves on. It returns false if a packed ring has no more.
+// walk appends the next chain that is available to c and moves on. It returns false if there is none.
 func (q *Queue) walk(c *Chain) (bool, error) {
 	if q.cfg.Packed {
 		return q.walkPacked(c)
+	}
+	if ready, err := q.availableSplit(1); ready == 0 {
+		return false, err
 	}
 	return true, q.walkSplit(c)
 }
@@ -216,6 +201,19 @@ func (q *Queue) Fill(n int, merge bool) (parts [][]byte, buffers int, err error)
 	}
 	c, start := &q.frame, q.next
 	c.reset()
+	if q.log == nil && n > 0 { // nearly every frame; what is not so simple gets a second look
+		var b []byte
+		if q.cfg.Packed {
+			b = q.fillPacked(n)
+		} else {
+			b = q.fillSplit(n)
+		}
+		if b != nil {
+			c.In = append(c.In, b)
+			return c.In, 1, nil
+		}
+	}
+
 	q.staged = q.staged[:0]
 	room := 0
 	for room < n {
@@ -224,16 +222,10 @@ func (q *Queue) Fill(n int, merge bool) (parts [][]byte, buffers int, err error)
 			q.next = start
 			return nil, 0, nil
 		}
-		ready, err := q.available(1)
+		before := len(c.In)
+		ok, err := q.walk(c)
 		if err != nil {
 			return nil, 0, q.fail(err)
-		}
-		before := len(c.In)
-		ok := ready > 0
-		if ok {
-			if ok, err = q.walk(c); err != nil {
-				return nil, 0, q.fail(err)
-			}
 		}
 		if !ok {
 			q.next = start

@@ -81,6 +81,60 @@ func (q *Queue) availableSplit(most int) (int, error) {
 	return min(ready, most), nil
 }
 
+// takeSplit is Take.
+func (q *Queue) takeSplit(chains []Chain) (n int, err error) {
+	ready, err := q.availableSplit(len(chains))
+	if err != nil {
+		return 0, err
+	}
+	r := &q.split
+	for ; n < ready; n++ {
+		c := &chains[n]
+		c.reset()
+		// Nearly every buffer is one descriptor to read, in the piece of memory of the one before. If not, nothing of this
+		// first look is kept.
+		if head := int(r.avail[q.next.index&r.mask]); head <= int(r.mask) {
+			addr, rest := r.desc[2*head], r.desc[2*head+1]
+			if uint16(rest>>32) == 0 {
+				if b := q.readable.hit.window(addr, uint32(rest)); b != nil {
+					c.Out = append(c.Out, b)
+					c.id = uint16(head)
+					q.next.index++
+					continue
+				}
+			}
+		}
+		if err := q.walkSplit(c); err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// fillSplit is Fill with the next buffer, if that is one descriptor of n bytes or more, in the piece of memory
+// of the one before. Otherwise it returns nil and did nothing.
+func (q *Queue) fillSplit(n int) []byte {
+	if ready, _ := q.availableSplit(1); ready == 0 {
+		return nil
+	}
+	r := &q.split
+	head := int(r.avail[q.next.index&r.mask])
+	if head > int(r.mask) {
+		return nil
+	}
+	addr, rest := r.desc[2*head], r.desc[2*head+1]
+	if uint16(rest>>32) != descWrite || int64(uint32(rest)) < int64(n) {
+		return nil
+	}
+	b := q.writable.hit.window(addr, uint32(rest))
+	if b == nil {
+		return nil
+	}
+	q.next.index++
+	q.putSplit(entry{uint16(head), 0, uint32(n)}, false)
+	return b[:n]
+}
+
 // walkSplit appends the chain at q.next, which is available, to c.
 func (q *Queue) walkSplit(c *Chain) error {
 	r := &q.split

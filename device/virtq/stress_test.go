@@ -205,7 +205,7 @@ func (b *barrier) meet(round int, pause uint32) {
 // looks whether there is a buffer. Each may be told no, but not both: that is the order of a store and
 // a later load, which processors give up first.
 func TestCase32Litmus(t *testing.T) {
-	const rounds = 4000
+	const rounds = 10000
 	forEach(t, rings(4)[:4], func(t *testing.T, o virtqtest.Options) {
 		ram := virtqtest.NewRAM(t, base, size)
 		d := virtqtest.NewDriver(ram, o)
