@@ -79,6 +79,7 @@ type Driver struct {
 	index uint16
 	shown uint16 // split: index as the device sees it
 	seen  uint16 // split: used index of the next entry to look at
+	ahead uint16 // split: used index as last loaded
 
 	start, startFlags, staged int // packed: first descriptor since Publish, its flags, and how many
 	startWrap                 bool
@@ -333,8 +334,10 @@ func (d *Driver) look() (id int, written uint32, ok bool) {
 		}
 		id = int(w & 0xffff)
 	} else {
-		if load16(d.device[2:]) == d.seen {
-			return 0, 0, false
+		if d.ahead == d.seen {
+			if d.ahead = load16(d.device[2:]); d.ahead == d.seen {
+				return 0, 0, false
+			}
 		}
 		e := d.device[4+8*(int(d.seen)%d.o.Num):]
 		id, written = int(binary.LittleEndian.Uint32(e)), binary.LittleEndian.Uint32(e[4:])
@@ -443,7 +446,7 @@ func (d *Driver) Jump(n int) virtq.Config {
 		}
 		return c
 	}
-	d.index, d.shown, d.seen = uint16(n), uint16(n), uint16(n)
+	d.index, d.shown, d.seen, d.ahead = uint16(n), uint16(n), uint16(n), uint16(n)
 	store16(d.driver[2:], d.index)
 	store16(d.device[2:], d.index)
 	if d.o.InOrder {
