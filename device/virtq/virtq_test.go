@@ -208,6 +208,39 @@ func TestInOrderBatch(t *testing.T) {
 	}
 }
 
+// Buffers that were read join a batch also behind others that have an entry of their own.
+func TestInOrderMixed(t *testing.T) {
+	for _, packed := range []bool{false, true} {
+		o := virtqtest.Options{Num: 8, Packed: packed, InOrder: true}
+		t.Run(o.String(), func(t *testing.T) {
+			ram := virtqtest.NewRAM(t, base, size)
+			d := virtqtest.NewDriver(ram, o)
+			q := mustNew(t, ram, d.Config())
+			chains := make([]virtq.Chain, 8)
+			written := []uint32{0, 7, 0, 0, 0, 9, 0}
+			for range 9 {
+				for i, w := range written {
+					d.Add([]virtqtest.Buffer{{Addr: base + size/2, Len: 64, Write: w > 0}}, i, false)
+				}
+				d.Publish()
+				n, err := q.Take(chains)
+				if n != len(written) || err != nil {
+					t.Fatalf("took %d, %v", n, err)
+				}
+				for i, w := range written {
+					q.Done(&chains[i], w)
+				}
+				q.Publish()
+				for i, w := range written {
+					if u, ok := d.Reap(); !ok || u != (virtqtest.Used{Token: i, Written: w}) {
+						t.Fatalf("driver saw %+v, %t, want token %d with %d bytes", u, ok, i, w)
+					}
+				}
+			}
+		})
+	}
+}
+
 // Frames are spread over as many buffers as they need, and only the last is not full.
 func TestFill(t *testing.T) {
 	rows := []struct {
@@ -277,13 +310,13 @@ func TestFillAfterRefusal(t *testing.T) {
 				d.Add([]virtqtest.Buffer{{Addr: base + size/2 + uint64(256*i), Len: 100, Write: true}}, token+i, false)
 			}
 			d.Publish()
-			for _, f := range []struct{ n, buffers int }{{301, 0}, {150, 2}, {101, 0}, {100, 1}, {1, 0}} {
+			for _, f := range []struct{ n, buffers int }{{100, 1}, {201, 0}, {150, 2}, {1, 0}} {
 				if _, n, err := q.Fill(f.n, true); n != f.buffers || err != nil {
 					t.Fatalf("%d bytes went to %d buffers, %v, want %d", f.n, n, err, f.buffers)
 				}
 			}
 			q.Publish()
-			for _, w := range []uint32{100, 50, 100} {
+			for _, w := range []uint32{100, 100, 50} {
 				if u, ok := d.Reap(); !ok || u != (virtqtest.Used{Token: token, Written: w}) {
 					t.Fatalf("driver saw %+v, %t, want token %d with %d bytes", u, ok, token, w)
 				}
@@ -392,7 +425,7 @@ func TestBase(t *testing.T) {
 
 // What the device writes is reported for migration, and nothing in vain.
 func TestLog(t *testing.T) {
-	forEach(t, both(4), func(t *testing.T, o virtqtest.Options) {
+	forEach(t, append(both(5)[1:], rings(4)...), func(t *testing.T, o virtqtest.Options) {
 		ram := virtqtest.NewRAM(t, base, size)
 		d := virtqtest.NewDriver(ram, o)
 		q := mustNew(t, ram, d.Config())
@@ -407,7 +440,8 @@ func TestLog(t *testing.T) {
 		for i := range 20 {
 			at := uint64(base + size/2 + 512*i)
 			d.Add([]virtqtest.Buffer{{Addr: at, Len: 64, Write: true}}, 0, false)
-			d.Add([]virtqtest.Buffer{{Addr: at + 100, Len: 64, Write: true}}, 1, i%2 == 0)
+			d.Add([]virtqtest.Buffer{{Addr: at + 100, Len: 64, Write: true}}, 1, o.Indirect && i%2 == 0)
+			d.Add([]virtqtest.Buffer{{Addr: at + 200, Len: 64}}, 2, false)
 			d.Publish()
 			before := bytes.Clone(all)
 			q.Arm()
@@ -425,6 +459,8 @@ func TestLog(t *testing.T) {
 			}
 			chains[0].In[0][63]++
 			q.Done(&chains[0], 64)
+			q.Take(chains)
+			q.Done(&chains[0], 0)
 			q.Publish()
 			q.Disarm()
 			for j := range all {
@@ -436,8 +472,11 @@ func TestLog(t *testing.T) {
 				t.Fatalf("step %d: %d bytes logged", i, len(logged))
 			}
 			clear(logged)
-			d.Reap()
-			d.Reap()
+			for j, w := range []uint32{40, 64, 0} {
+				if u, ok := d.Reap(); !ok || u != (virtqtest.Used{Token: j, Written: w}) {
+					t.Fatalf("step %d: driver saw %+v, %t", i, u, ok)
+				}
+			}
 		}
 		q.SetLog(nil)
 		d.Add([]virtqtest.Buffer{{Addr: base + size/2, Len: 64, Write: true}}, 0, false)
@@ -550,6 +589,7 @@ func TestCase23RingAddresses(t *testing.T) {
 	ram := virtqtest.NewRAM(t, base, size)
 	ram.AddRegion(t, base+size, 4096, true, true)
 	ram.AddRegion(t, base+2*size, 4096, true, false)
+	ram.AddRegion(t, base+3*size+8, 4096, true, true) // mapped at the beginning of a page nevertheless
 	split := virtqtest.NewDriver(ram, virtqtest.Options{Num: 8, EventIdx: true}).Config()
 	packed := virtqtest.NewDriver(ram, virtqtest.Options{Num: 8, Packed: true}).Config()
 	rows := []struct {
@@ -581,6 +621,7 @@ func TestCase23RingAddresses(t *testing.T) {
 		{"23 used ring in read-only memory", split, func(c *virtq.Config) { c.Device = base + 2*size }, "one piece"},
 		{"23 packed ring in read-only memory", packed, func(c *virtq.Config) { c.Desc = base + 2*size }, "one piece"},
 		{"23 at the end of the address space", split, func(c *virtq.Config) { c.Desc = 1<<64 - 16 }, "0xfffffffffffffff0"},
+		{"23 region that is mapped askew", split, func(c *virtq.Config) { c.Desc = base + 3*size + 16 }, "odd address"},
 		{"33 used ring in the table", split, func(c *virtq.Config) { c.Device = c.Desc + 112 }, "overlaps"},
 		{"33 used ring over the available ring", split, func(c *virtq.Config) { c.Device = c.Driver - 4 }, "overlaps"},
 		{"33 suppression in the ring", packed, func(c *virtq.Config) { c.Device = c.Desc + 64 }, "overlaps"},

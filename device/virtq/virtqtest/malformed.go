@@ -58,6 +58,7 @@ func Malformations() []Malformation {
 		{"25 available index jumps", split, false, func(d *Driver) { d.SetIndex(9) }, "index 9 is 9 ahead of 0"},
 		{"25 available index goes backwards", split, false, func(d *Driver) { d.SetIndex(0xffff) }, "index 65535 is 65535 ahead"},
 		{"26 head beyond the table", split, false, func(d *Driver) { d.SetAvailable(0, 8); d.SetIndex(1) }, "descriptor 8 in a table of 8"},
+		{"26 head of a buffer to receive into", split, true, func(d *Driver) { d.SetAvailable(0, 0xffff); d.SetIndex(1) }, "descriptor 65535 in a table of 8"},
 		{"26 next beyond the table", split, false, func(d *Driver) { d.expose(entry{d.data(), 64, Next, 8}) }, "descriptor 8 in a table of 8"},
 		{"26 next far beyond the table", split, false, func(d *Driver) { d.expose(entry{d.data(), 64, Next, 0xffff}) }, "descriptor 65535 in a table of 8"},
 		{"26 loop of one", split, false, func(d *Driver) { d.expose(entry{d.data(), 64, Next, 0}) }, "more than 8 descriptors"},
