@@ -164,5 +164,5 @@ func (a area) window(mem Memory) ([]byte, error) {
 
 // overlaps reports whether a and b share a byte. Neither wraps around, as both have a window.
 func (a area) overlaps(b area) bool {
-	return a.gpa < b.gpa+uint64(b.size) && b.gpa < a.gpa+uint64(a.size)
+	return a.gpa <= b.gpa+uint64(b.size-1) && b.gpa <= a.gpa+uint64(a.size-1)
 }

@@ -97,10 +97,14 @@ func New(mem Memory, c Config) (*Queue, error) {
 	if err := q.place(); err != nil {
 		return nil, err
 	}
+	start := q.startSplit
 	if c.Packed {
-		return q, q.startPacked()
+		start = q.startPacked
 	}
-	return q, q.startSplit()
+	if err := start(); err != nil {
+		return nil, err
+	}
+	return q, nil
 }
 
 // Remap finds the areas again, at possibly other guest-physical addresses, after the memory map changed. Positions

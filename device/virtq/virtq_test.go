@@ -630,8 +630,8 @@ func TestCase23RingAddresses(t *testing.T) {
 	for _, r := range rows {
 		c := r.from
 		r.edit(&c)
-		_, err := virtq.New(ram, c)
-		if r.want == "" && err != nil || r.want != "" && (err == nil || !strings.Contains(err.Error(), r.want)) {
+		q, err := virtq.New(ram, c)
+		if (q == nil) != (err != nil) || r.want == "" && err != nil || r.want != "" && (err == nil || !strings.Contains(err.Error(), r.want)) {
 			t.Errorf("%s: %v, want %q in the error", r.name, err, r.want)
 		}
 	}
