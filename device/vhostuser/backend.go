@@ -69,7 +69,8 @@ type Backend interface {
 
 	// StopVring stops a ring that is running and returns where: the next entry of the available ring or, for a packed
 	// ring, both positions with their wrap counters as in VringConfig.Base. When it returns
-	// the ring is not touched any more, and its files are closed.
+	// the ring is not touched any more, and its files are closed. A ring that was found malformed is
+	// stopped like any other.
 	StopVring(index int) (base uint32, err error)
 
 	// SetVringEnable enables or disables a ring that is running. A disabled receive ring gets no

@@ -567,6 +567,9 @@ func TestCase17Resets(t *testing.T) {
 	s.must(s.Set(vt.ResetDevice, nil))
 	dev.want(t, attachLine(), "reset")
 
+	s.Close()
+	<-dev.gone
+	dev.asked()
 	s, _, v := running(t, dev)
 	log := memory(t, 0, 4096)
 	s.must(s.Set(vt.SetLogBase, vt.Payload(uint64(4096), uint64(0)), log.FD()))

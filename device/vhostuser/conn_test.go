@@ -34,7 +34,6 @@ type fake struct {
 	err    error    // see fail
 	hangUp func(error)
 	rings  map[int]vhostuser.VringConfig // that run
-	stall  chan struct{}                 // if not nil, SetFeatures waits until it is closed
 }
 
 func newFake() *fake {
@@ -115,9 +114,6 @@ func describe(files ...*os.File) string {
 }
 
 func (d *fake) SetFeatures(f uint64) error {
-	if d.stall != nil {
-		<-d.stall
-	}
 	return d.record("features %#x", f)
 }
 
@@ -365,7 +361,7 @@ func ring(index int, num uint32) []byte { return vt.Payload(uint32(index), num) 
 const (
 	all     = uint64(offered | vt.FeatureProtocol | vt.FeatureLogAll)
 	acked   = uint64(vt.FeatureVersion1 | 1<<15 | vt.FeatureProtocol)
-	protoQ  = uint64(vhostuser.ProtocolAll) // what QEMU 11.1 acknowledges of it is all of it
+	protoQ  = uint64(vhostuser.ProtocolAll) // QEMU 11.1 acknowledges all of it
 	guestF  = "features 0x100008000"
 	peerFmt = "attach process %d of user %d"
 )
