@@ -8,7 +8,10 @@ export POLDER_CACHE ?= $(CURDIR)/.cache
 # The packages under testdata are not in ./...
 E2E = $(sort $(patsubst %/,./%,$(dir $(wildcard testdata/*/*.go))))
 
-.PHONY: all build demo test unit race e2e bench lint setup rom clean
+# The compiler whose output is committed: Debian 12's. Another one makes other bytes of the same source.
+ROM_CC = 12.2.0
+
+.PHONY: all build demo test unit race e2e bench lint setup rom rom-check clean
 
 all: build
 
@@ -20,8 +23,8 @@ demo: build
 	testdata/setup qemu ipxe installer
 	$(GO) run ./testdata/demo
 
-# All tests: static checks, unit tests, the race detector, real guests.
-test: setup lint unit race e2e
+# All tests: static checks, unit tests, the race detector, the boot ROM from its source, real guests.
+test: setup lint rom-check unit race e2e
 
 setup:
 	testdata/setup
@@ -38,11 +41,29 @@ race:
 	$(GO) test -race ./...
 
 e2e: build
-	$(GO) test -count=1 -timeout 15m $(E2E)
+	$(GO) test -count=1 -timeout 30m $(E2E)
 
 # Comparisons with peers in the same run, one line each: make bench BENCH=tftp-wire-w1
 bench: build setup
 	$(GO) run ./testdata/bench $(BENCH)
+
+# The boot programs in 16-bit code: the adapter's ROM, the default boot program, and one for the tests.
+rom:
+	$(MAKE) -C tulip/bootrom/src
+	$(MAKE) -C testdata/e2e/ntldr
+
+# The committed images are what the source makes. In CI the compiler must be the one that made them.
+rom-check:
+	@if [ "$$(gcc -dumpfullversion)" = $(ROM_CC) ]; then \
+		set -e; rm -rf bin/rom; mkdir -p bin/rom; \
+		$(MAKE) -s -C tulip/bootrom/src OUT=$(CURDIR)/bin/rom BUILD=$(CURDIR)/bin/rom/build; \
+		$(MAKE) -s -C testdata/e2e/ntldr OUT=$(CURDIR)/bin/rom BUILD=$(CURDIR)/bin/rom/ntldr; \
+		for image in tulip/bootrom/image.rom tulip/bootrom/default.nbp testdata/e2e/ntldr/ntldr.0; do \
+			cmp $$image bin/rom/$$(basename $$image) || { echo "$$image is not what its source makes: run make rom and commit it"; exit 1; }; \
+		done; echo "the boot programs are what their source makes"; \
+	else \
+		echo "the boot programs were not compared with their source: gcc is not $(ROM_CC)"; test -z "$$CI"; \
+	fi
 
 clean:
 	rm -rf bin

@@ -36,5 +36,6 @@
 // # Hostile guests
 //
 // Guest memory is a file that the hypervisor can shrink, which makes an access fault. Every
-// access runs under guestmem.Guard; a fault ends the attachment whose memory it was.
+// access runs with a handler for it (catch), whichever adapter makes it: a fault ends the attachment
+// whose memory it was, and no other.
 package device

@@ -1,6 +1,7 @@
 package device
 
 import (
+	"errors"
 	"time"
 
 	"polder/device/eventfd"
@@ -21,6 +22,7 @@ type intx struct {
 	masked bool        // told, and not asked again since
 	timer  *time.Timer // runs while waiting; its callback calls due under the owner's lock
 	wait   bool        // unmasked with the level high: told when the timer fires
+	stuck  func()      // ends the attachment: telling was made to wait
 }
 
 // settle tells the hypervisor of a risen line. Its owner calls it once after whatever may have
@@ -37,8 +39,10 @@ func (x *intx) settle() {
 
 func (x *intx) kick() {
 	x.masked = true
-	// An error means that the hypervisor's end is gone, and with it soon the attachment.
-	_ = x.fd.Signal()
+	// Another error means that the hypervisor's end is gone, and with it soon the attachment.
+	if errors.Is(x.fd.Signal(), eventfd.ErrStuck) {
+		x.stuck()
+	}
 }
 
 // test interrupts the guest although nothing has happened.

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"polder/device/eventfd"
 	"polder/device/guestmem"
 	"polder/device/vfiouser"
 	"polder/tulip"
@@ -61,30 +62,38 @@ type Tulip struct {
 	deadline *time.Timer // fires at chip.Deadline
 	armedFor int64       // what deadline is set to, ns since epoch; 0 for off
 	resample func()      // ends the goroutine that waits for a kernel's unmask; nil: none
-	fault    error       // guest memory went away: the attachment ends at its next access
 	parts    [][]byte    // of the frame that is being received
 	stats    TulipStats
 
-	attached atomic.Bool // there is a guest whose memory may be touched
+	state  atomic.Int32          // detached, attached or faulted
+	faults atomic.Uint64         // TulipStats.Faults
+	fault  atomic.Pointer[error] // the last one's cause
 
 	kicked bool // the guest has given the chip work; of the attachment's goroutine alone
 
-	pullMu sync.Mutex // guards what a Pull uses; taken before gate
-	in     *vswitch.Ingress
+	pullMu sync.Mutex                      // guards what a Pull uses; taken before gate
+	in     atomic.Pointer[vswitch.Ingress] // nil unless Run runs; stored with pullMu held
 	tx     [pullBudget]tulip.TxFrame
 	frames [pullBudget]vswitch.Frame
 	heads  [pullBudget][headLen]byte
 	bodies [pullBudget][][]byte
 }
 
+// States of an adapter.
+const (
+	detached int32 = iota
+	attached       // there is a guest whose memory may be touched
+	faulted        // it is not to be trusted: the attachment ends at its next access
+)
+
 // TulipStats counts what the adapter itself drops; the switch counts the rest.
 type TulipStats struct {
 	Attachments uint64 // connections of a hypervisor so far
 	Attached    bool   // one is there now
 	Filtered    uint64 // frames not for this guest, by its own address filter
-	NoBuffer    uint64 // frames for which the guest had no descriptor (CSR8)
+	NoBuffer    uint64 // frames for which the guest had no descriptor; CSR8 counts one for each Deliver
 	Stopped     uint64 // frames while the guest's driver was not receiving
-	Faults      uint64 // attachments ended because guest memory went away
+	Faults      uint64 // attachments ended because the hypervisor broke what it shares: memory, interrupt
 }
 
 var (
@@ -107,6 +116,7 @@ func NewTulip(c TulipConfig) (*Tulip, error) {
 		wake:  make(chan struct{}, 1),
 	}
 	t.chip = tulip.New((*bus)(t), tulip.Config{MAC: c.MAC, ROMSize: uint32(len(rom))})
+	t.intx.stuck = func() { t.fail(eventfd.ErrStuck) }
 	t.intx.timer = time.AfterFunc(time.Hour, func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
@@ -148,11 +158,11 @@ func padROM(rom []byte) ([]byte, error) {
 // by the attachment's goroutine (Work); this one waits for what the chip's timer starts.
 func (t *Tulip) Run(ctx context.Context, in *vswitch.Ingress) {
 	t.pullMu.Lock()
-	t.in = in
+	t.in.Store(in)
 	t.pullMu.Unlock()
 	work(ctx, t)
 	t.pullMu.Lock()
-	t.in = nil
+	t.in.Store(nil)
 	t.pullMu.Unlock()
 }
 
@@ -181,7 +191,8 @@ func (t *Tulip) Stats() TulipStats {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s := t.stats
-	s.Attached = t.attached.Load()
+	s.Attached = t.state.Load() != detached
+	s.Faults = t.faults.Load()
 	return s
 }
 
@@ -209,10 +220,9 @@ func (t *Tulip) settle() {
 
 // tick runs when the chip's deadline has come.
 func (t *Tulip) tick() {
-	var err error
-	defer t.catch(debug.SetPanicOnFault(true), &err)
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	defer t.catch(debug.SetPanicOnFault(true))
 	t.armedFor = 0
 	t.chip.Tick(t.now())
 	t.settle()
@@ -224,10 +234,13 @@ func (t *Tulip) tick() {
 	}
 }
 
-// catch is deferred by whatever touches guest memory, before it takes a lock. If this guest's
-// memory went away under it, the adapter stops and the attachment ends at its next
-// access, with *err as the cause. Another guest's is its own adapter's affair.
-func (t *Tulip) catch(before bool, err *error) {
+// catch is deferred by whatever touches guest memory. If this guest's memory went away under it, the
+// adapter stops, and the attachment ends at its next access. Another guest's is its own
+// adapter's affair.
+//
+// It must run while mu or gate is still held, that is, be deferred after their Unlock: once the memory
+// is unmapped nobody can tell any more whose it was.
+func (t *Tulip) catch(before bool) {
 	debug.SetPanicOnFault(before)
 	p := recover()
 	if p == nil {
@@ -237,37 +250,52 @@ func (t *Tulip) catch(before bool, err *error) {
 	if !ok || !t.mem.Owns(addr) {
 		panic(p)
 	}
-	t.attached.Store(false)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.stats.Faults++
-	t.fault = fmt.Errorf("%w: the hypervisor has taken back memory it shares", guestmem.ErrFault)
-	*err = t.fault
-	t.log.Error("guest memory went away: the adapter stops", "err", t.fault)
+	t.fail(guestmem.ErrFault)
+}
+
+// fail stops an adapter whose hypervisor breaks what it shares; the attachment ends at its next access.
+func (t *Tulip) fail(cause error) {
+	if t.state.CompareAndSwap(attached, faulted) { // not two at once, nor an attachment that is ending
+		t.faults.Add(1)
+		t.fault.Store(&cause)
+		t.log.Error("the adapter stops: its hypervisor breaks what it shares", "err", cause)
+	}
+}
+
+// failed returns the error that ends the attachment; nil if there is none.
+func (t *Tulip) failed() error {
+	if t.state.Load() != faulted {
+		return nil
+	}
+	if cause := t.fault.Load(); cause != nil {
+		return fmt.Errorf("the hypervisor broke what it shares: %w", *cause)
+	}
+	return guestmem.ErrFault // on its way
 }
 
 // Pull implements Queue.
 func (t *Tulip) Pull(budget int) (n int) {
-	if !t.attached.Load() {
+	if t.state.Load() != attached {
 		return 0
 	}
-	var err error
-	defer t.catch(debug.SetPanicOnFault(true), &err)
 	t.pullMu.Lock()
 	defer t.pullMu.Unlock()
-	if t.in == nil {
+	in := t.in.Load()
+	if in == nil {
 		return 0
 	}
 	t.gate.RLock()
 	defer t.gate.RUnlock()
+	defer t.catch(debug.SetPanicOnFault(true))
 	n = t.poll(min(budget, len(t.tx)))
 	if n == 0 {
 		return 0
 	}
+	defer t.reclaim(n)
 	for i := range n {
 		t.lend(i)
 	}
-	t.in.Forward(t.frames[:n])
+	in.Forward(t.frames[:n])
 	t.finish(n)
 	return n
 }
@@ -276,7 +304,7 @@ func (t *Tulip) poll(budget int) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := t.chip.PollTx(t.tx[:budget], t.now())
-	t.intx.settle() // a set-up frame may have been closed with an interrupt
+	t.settle() // a set-up frame may have been closed with an interrupt
 	return n
 }
 
@@ -284,7 +312,7 @@ func (t *Tulip) finish(n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.chip.FinishTx(n, t.now())
-	t.intx.settle()
+	t.settle() // besides the interrupt: automatic polling starts when the list is empty
 }
 
 // lend makes frames[i] of tx[i]: its head private, the rest in guest memory.
@@ -301,31 +329,49 @@ func (t *Tulip) lend(i int) {
 	t.frames[i] = vswitch.Frame{Head: head, Body: body, Len: t.tx[i].Len}
 }
 
+// reclaim forgets n frames that were lent. Slices of memory that is unmapped later must not be left for the
+// garbage collector to find.
+func (t *Tulip) reclaim(n int) {
+	clear(t.tx[:n])
+	clear(t.frames[:n])
+	for i := range n {
+		clear(t.bodies[i])
+	}
+}
+
+// reclaimParts forgets the sender's memory, as reclaim does the guest's own.
+func (t *Tulip) reclaimParts() { clear(t.parts) }
+
 // Deliver implements vswitch.Port. A frame that the guest's own filter rejects has arrived; one
-// for which it has no descriptor, or whose driver does not receive, has not.
+// for which it has no descriptor, or whose driver does not receive, has not, nor have those behind it: the guest
+// may free a descriptor at any moment, and what the switch counts as lost must not arrive.
 func (t *Tulip) Deliver(frames []*vswitch.Frame) (n int) {
-	if !t.attached.Load() {
+	if t.state.Load() != attached {
 		return 0
 	}
-	var err error
-	defer t.catch(debug.SetPanicOnFault(true), &err)
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	defer t.catch(debug.SetPanicOnFault(true))
+	defer t.reclaimParts()
 	now := t.now()
-	for _, f := range frames {
+	lost := uint64(0)
+	for n < len(frames) && lost == 0 {
+		t.reclaimParts()
+		f := frames[n]
 		t.parts = append(append(t.parts[:0], f.Head), f.Body...)
 		switch t.chip.Receive(t.parts, now) {
 		case tulip.RxAccepted:
+			n++
 		case tulip.RxFiltered:
 			t.stats.Filtered++
+			n++
 		case tulip.RxNoBuffer:
-			t.stats.NoBuffer++
-			continue // each of them is counted in CSR8
+			lost = uint64(len(frames) - n)
+			t.stats.NoBuffer += lost
 		case tulip.RxStopped:
-			t.stats.Stopped++
-			continue
+			lost = uint64(len(frames) - n)
+			t.stats.Stopped += lost
 		}
-		n++
 	}
 	t.settle()
 	return n
@@ -346,11 +392,12 @@ func (b *bus) Write(addr uint32, p []byte) error { return b.mem.Write(uint64(add
 // SetINTA implements tulip.Bus.
 func (b *bus) SetINTA(asserted bool) { b.intx.level = asserted }
 
-// Arm implements Queue: whoever gives the chip work sees to it, so there is nothing to ask for.
+// Arm implements Queue: whoever gives the chip work sees to it, so there is nothing to ask for. Without Run
+// nothing is pending: there is nowhere to send it, and Run begins with a Pull.
 func (t *Tulip) Arm() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.attached.Load() && t.chip.TxPending()
+	return t.state.Load() == attached && t.in.Load() != nil && t.chip.TxPending()
 }
 
 // Wait implements Queue.

@@ -35,7 +35,7 @@ func (t *Tulip) Attach(peer string) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.stats.Attachments++
-	t.attached.Store(true)
+	t.state.Store(attached)
 	t.log.Info("adapter attached", "peer", peer)
 	return nil
 }
@@ -43,7 +43,7 @@ func (t *Tulip) Attach(peer string) error {
 // Detach implements vfiouser.Device: the adapter forgets the guest's memory and interrupt and
 // is as new.
 func (t *Tulip) Detach(cause error) {
-	t.attached.Store(false)
+	t.state.Store(detached)
 	t.gate.Lock() // waits for a Pull that still lends guest memory
 	defer t.gate.Unlock()
 	t.mu.Lock()
@@ -61,7 +61,7 @@ func (t *Tulip) forget() {
 	t.settle()
 	t.stopResampling()
 	t.intx.listen(nil)
-	t.kicked, t.fault = false, nil
+	t.kicked = false
 }
 
 // Reset implements vfiouser.Device: PCI reset.
@@ -84,8 +84,11 @@ func (t *Tulip) MapDMA(r vfiouser.DMARegion) error {
 	if r.File != nil {
 		defer r.File.Close() // a mapping does not need it
 	}
-	err := t.mem.Map(guestmem.Region{GPA: r.IOVA, Size: r.Size, File: r.File, Offset: r.Offset, Read: r.Read, Write: r.Write})
+	g := guestmem.Region{GPA: r.IOVA, Size: r.Size, File: r.File, Offset: r.Offset, Read: r.Read, Write: r.Write}
+	err := t.mem.Map(g)
 	if err != nil {
+		g.File, g.Offset = nil, 0
+		_ = t.mem.Map(g) // it is out of reach, but there, so that to unmap it is no error
 		t.log.Error("cannot map guest memory", "message", "DMA_MAP", "iova", fmt.Sprintf("%#x+%#x", r.IOVA, r.Size), "err", err)
 	} else if r.File == nil && r.IOVA == 0 { // RAM, which begins there; a display's memory has no file either
 		t.log.Warn("guest memory without a file: the adapter cannot reach it; start QEMU with -object memory-backend-memfd,share=on and -machine memory-backend=…",
@@ -139,7 +142,10 @@ func (t *Tulip) listen(s vfiouser.IRQSet) error {
 			return fmt.Errorf("SET_IRQS: INTx: %w", err)
 		}
 		t.intx.listen(fd)
-	case s.Data == vfiouser.IRQEventFD || s.Count == 0:
+	case s.Count == 0: // takes everything down that was set up
+		t.stopResampling()
+		t.intx.listen(nil)
+	case s.Data == vfiouser.IRQEventFD:
 		t.intx.listen(nil)
 	case s.Data == vfiouser.IRQNone || s.Bools[0] != 0:
 		t.intx.test()
@@ -168,7 +174,9 @@ func (t *Tulip) unmaskBy(s vfiouser.IRQSet) error {
 		defer fd.Close()
 		for fd.Wait(ctx) == nil {
 			t.mu.Lock()
-			t.intx.unmask()
+			if ctx.Err() == nil { // stopped, with mu held, means that the line may be another guest's
+				t.intx.unmask()
+			}
 			t.mu.Unlock()
 		}
 	}()
@@ -190,12 +198,11 @@ func closeFiles(files []*os.File) {
 }
 
 // ReadRegion implements vfiouser.Device.
-func (t *Tulip) ReadRegion(region int, off uint64, p []byte) (err error) {
-	defer t.catch(debug.SetPanicOnFault(true), &err)
+func (t *Tulip) ReadRegion(region int, off uint64, p []byte) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.fault != nil {
-		return t.fault
+	if err := t.failed(); err != nil {
+		return err
 	}
 	switch region {
 	case regionBAR0, regionBAR1:
@@ -217,12 +224,12 @@ func (t *Tulip) ReadRegion(region int, off uint64, p []byte) (err error) {
 }
 
 // WriteRegion implements vfiouser.Device.
-func (t *Tulip) WriteRegion(region int, off uint64, p []byte) (err error) {
-	defer t.catch(debug.SetPanicOnFault(true), &err)
+func (t *Tulip) WriteRegion(region int, off uint64, p []byte) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.fault != nil {
-		return t.fault
+	defer t.catch(debug.SetPanicOnFault(true))
+	if err := t.failed(); err != nil {
+		return err
 	}
 	switch region {
 	case regionBAR0, regionBAR1:

@@ -169,6 +169,7 @@ func (s *Server) withLeases(f func(*leaseTable) bool) bool {
 }
 
 func (s *Server) answerDiscover(r dhcpRequest, req *dhcpv4.DHCPv4, c Client, now time.Time) {
+	s.cancelTransfers(c.MAC, "the guest boots anew")
 	s.guests.met(c, true, now)
 	s.emit(Event{Kind: EventDiscover, Client: c}, now)
 	wish := addrOf(req.RequestedIPAddress())

@@ -252,11 +252,11 @@ func cleanName(asked string) (string, error) {
 }
 
 // printable makes text from the network safe for logs, terminals and scripts: printable ASCII without
-// iPXE's and the templates' special characters, at most limit bytes.
+// the characters that are special in iPXE's scripts, at most limit bytes.
 func printable(s string, limit int) string {
 	s = s[:min(len(s), limit)]
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r > '~' || strings.ContainsRune("${}\\", r) {
+		if r < ' ' || r > '~' || strings.ContainsRune("${}\\&|", r) {
 			return '?'
 		}
 		return r

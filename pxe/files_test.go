@@ -149,6 +149,7 @@ func TestPrintable(t *testing.T) {
 	for in, want := range map[string]string{
 		"iPXE":              "iPXE",
 		"a\nkernel evil":    "a?kernel evil",
+		"a && shell || b":   "a ?? shell ?? b",
 		"${net0/mac}":       "??net0/mac?",
 		"\x1b[2J\\\x00":     "?[2J??",
 		"caf\u00e9":         "caf?",

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"polder/pxe/internal/ipstack"
@@ -158,9 +159,9 @@ type transfer struct {
 	raw     []byte // the RRQ as it came
 	req     readRequest
 	began   time.Time
-	size    int64
+	size    atomic.Int64 // bytes; -1: not known, or not yet
 	sender  sender
-	port    uint16
+	port    uint16 // the transfer ID; set before the sender starts
 	release func()
 }
 
@@ -223,8 +224,10 @@ func (s *Server) receiveTFTP(d *ipstack.Datagram) {
 		return
 	}
 	t := &transfer{
-		s: s, id: s.nextTransfer.Add(1), peer: d.From, raw: bytes.Clone(d.Payload), req: req, size: -1,
+		s: s, id: s.nextTransfer.Add(1), client: s.clientAt(d.From), peer: d.From,
+		raw: bytes.Clone(d.Payload), req: req, began: time.Now(),
 	}
+	t.size.Store(-1)
 	if req.netascii || s.libraryServesOctet && req.window == 0 {
 		t.sender = newGated(t)
 	} else {
@@ -236,18 +239,28 @@ func (s *Server) receiveTFTP(d *ipstack.Datagram) {
 	go t.run()
 }
 
+// cancelTransfers ends the transfers of a guest that was reset: nobody waits for them any more.
+func (s *Server) cancelTransfers(mac vswitch.MAC, detail string) {
+	s.tftp.mu.Lock()
+	defer s.tftp.mu.Unlock()
+	for peer, t := range s.tftp.transfers {
+		if peer.MAC == mac {
+			t.sender.cancel(detail)
+			delete(s.tftp.transfers, peer)
+		}
+	}
+}
+
 // run opens the file and sends it.
 func (t *transfer) run() {
 	defer t.s.wg.Done()
 	defer t.s.tftpRunning.Add(-1)
 	defer t.forget()
-	t.began = time.Now()
-	t.client = t.s.clientAt(t.peer)
 	var err error
 	t.port, t.release, err = t.s.stack.HandleUDP(0, func(d *ipstack.Datagram) {
 		if d.From != t.peer {
 			// RFC 1350, section 4: tell the stranger, and leave the transfer alone.
-			t.s.refuse(t.port, &d.From, errUnknownID, "unknown transfer ID")
+			t.s.refuse(d.To.Port(), &d.From, errUnknownID, "unknown transfer ID")
 			return
 		}
 		t.sender.receive(d.Payload)
@@ -264,7 +277,7 @@ func (t *transfer) run() {
 		return
 	}
 	defer f.Close()
-	t.size = f.size
+	t.size.Store(f.size)
 	t.event(EventRequest, 0, "")
 	t.sender.start(f)
 }
@@ -299,10 +312,8 @@ func (t *transfer) event(k EventKind, bytes int64, detail string) {
 	now := time.Now()
 	e := Event{
 		Kind: k, Client: t.client, Detail: detail,
-		Proto: "tftp", Transfer: t.id, File: printable(t.req.file, 255), Size: t.size, Bytes: bytes,
-	}
-	if !t.began.IsZero() {
-		e.Took = now.Sub(t.began)
+		Proto: "tftp", Transfer: t.id, File: printable(t.req.file, 255), Size: t.size.Load(), Bytes: bytes,
+		Took: now.Sub(t.began),
 	}
 	t.s.emit(e, now)
 }

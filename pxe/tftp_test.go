@@ -172,7 +172,7 @@ func TestTFTPNetascii(t *testing.T) {
 // TestTFTPRollover passes block 65,535, behind which 0 follows, in lock step and in the middle of a window.
 func TestTFTPRollover(t *testing.T) {
 	const size = 8 * 66_000
-	for _, window := range []string{"1", "7", "64"} {
+	for _, window := range []string{"1", "50"} {
 		t.Run("window "+window, func(t *testing.T) {
 			cfg := testConfig()
 			cfg.Files = bigFS(size)
@@ -198,7 +198,7 @@ func TestTFTPFaults(t *testing.T) {
 		{"reordering", 0, 0, 0.1},
 		{"all", 0.02, 0.1, 0.1},
 	} {
-		for _, window := range []int{1, 4, 16} {
+		for _, window := range []int{1, 8} {
 			t.Run(fmt.Sprintf("%s/window %d", c.name, window), func(t *testing.T) {
 				t.Parallel()
 				cfg := testConfig()
@@ -370,6 +370,15 @@ func TestTFTPEnds(t *testing.T) {
 				}
 			}
 			w.event(EventStalled)
+		})
+		t.Run("the guest is reset", func(t *testing.T) {
+			w, g := setup(t)
+			g.sendUDP(2000, portTFTP, rrq("big", "octet"))
+			g.data(2000)
+			g.sendDHCP(bootp{vend: vend(opt(53, 1))})
+			if e := w.event(EventAborted); !strings.Contains(e.Detail, "boots anew") {
+				t.Errorf("event %+v", e)
+			}
 		})
 		t.Run("the service closes", func(t *testing.T) {
 			w, g := setup(t)

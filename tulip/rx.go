@@ -92,10 +92,9 @@ func (c *Chip) receive(parts [][]byte, loopback uint32) RxResult {
 		return RxNoBuffer
 	}
 	c.setRS(rsWaiting)
+	defer c.rx.forget()
 	c.rx.load(parts, n, c.zeros[:])
-	r := c.place(d, c.rxStatus(matched)|loopback)
-	clear(c.rx.src) // the sender's memory may be unmapped next
-	return r
+	return c.place(d, c.rxStatus(matched)|loopback)
 }
 
 // rxStatus returns RDES0 of the frame in c.rx as it is in its last descriptor, but for
@@ -165,6 +164,9 @@ func (c *Chip) place(d desc, status uint32) RxResult {
 			c.abort()
 			return RxNoBuffer
 		}
+		// The position moves with each descriptor: the sender's memory can vanish while it is read, and
+		// the panic that this is must leave a list that the next frame can go on in.
+		c.s.RxAt = next
 		d, first = following, 0
 	}
 }
@@ -224,6 +226,9 @@ func (f *rxFrame) load(parts [][]byte, n int, zeros []byte) {
 	f.src = append(f.src, f.fcs[:])
 	f.next, f.left = 0, n+fcsLen
 }
+
+// forget lets go of the sender's memory, which may be unmapped next.
+func (f *rxFrame) forget() { clear(f.src) }
 
 // take fills p, which is not longer than f.left, with the next bytes of the frame.
 func (f *rxFrame) take(p []byte) {

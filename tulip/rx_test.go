@@ -250,3 +250,50 @@ func TestRxResultString(t *testing.T) {
 		}
 	}
 }
+
+// vanishing is RAM in front of which a copy panics once, as it does when the memory that the frame
+// comes from goes away.
+type vanishing struct {
+	*tt.RAM
+	at uint32 // guest address of the buffer; 0: none
+}
+
+func (v *vanishing) Window(addr uint32, n int) []byte {
+	if addr == v.at && addr != 0 {
+		v.at = 0
+		panic("the sender's memory has gone")
+	}
+	return v.RAM.Window(addr, n)
+}
+
+// A frame that breaks off in its second descriptor costs that frame: the list goes on behind what
+// was given back.
+func TestReceiveSurvivesAVanishingSender(t *testing.T) {
+	hw := tt.NewBare(tulip.Config{})
+	bus := &vanishing{RAM: hw.RAM}
+	hw.Chip = tulip.New(bus, tulip.Config{})
+	d := tt.NewDriver(t, hw, tt.Options{RxBuf1: 64})
+	d.Reset()
+	d.Start()
+	d.LoadSetupFrame(0, tt.Station)
+	frame := tt.Frame(tt.Station, tt.Other, 100)
+	bus.at = d.RxBuf(1)
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("the copy did not panic")
+			}
+		}()
+		hw.Inject(frame)
+	}()
+	hw.Inject(tt.Frame(tt.Station, tt.Other, 60))
+	if hw.Last != tulip.RxAccepted {
+		t.Fatalf("the next frame: %v", hw.Last)
+	}
+	if got := d.Load(d.RxDesc(0)); got != tt.RxFS {
+		t.Errorf("the broken frame's descriptor is %#x, want %#x: given back, and not the last", got, tt.RxFS)
+	}
+	if got := d.Load(d.RxDesc(1)); got>>31 != 0 || got&tt.RxFS == 0 || got&tt.RxLS == 0 {
+		t.Errorf("the next frame's descriptor is %#x", got)
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -27,9 +28,9 @@ const (
 
 // cli is the command line.
 type cli struct {
-	LogLevel   slog.Level `help:"Least severe messages to log: debug, info, warn or error." default:"${log_level}" placeholder:"LEVEL"`
-	LogFormat  string     `help:"Form of the log: text or json." enum:"text,json" default:"text" placeholder:"FORMAT"`
-	RuntimeDir string     `help:"Directory of sockets." default:"${runtime_dir}" type:"path" placeholder:"DIR"`
+	LogLevel   *slog.Level `help:"Least severe messages to log: debug, info, warn or error (default: info; of run, which shows the boot itself, warn)." placeholder:"LEVEL"`
+	LogFormat  string      `help:"Form of the log: text or json." enum:"text,json" default:"text" placeholder:"FORMAT"`
+	RuntimeDir string      `help:"Directory of sockets." default:"${runtime_dir}" type:"path" placeholder:"DIR"`
 
 	Run      runCmd      `cmd:"" help:"Run QEMU with an adapter on a virtual switch that boots it from the network."`
 	Serve    serveCmd    `cmd:"" help:"Run switches for many guests, as a daemon."`
@@ -54,7 +55,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	parser, err := kong.New(&c,
 		kong.Name("polder"),
 		kong.Description("Hyper-V's virtual networks for QEMU: a network adapter that needs no driver installation, network boot, and a learning switch, in one process."),
-		kong.Vars{"runtime_dir": runtimeDir(), "log_level": "info", "address": config.DefaultAddress.String()},
+		kong.Vars{"runtime_dir": runtimeDir(), "address": config.DefaultAddress.String()},
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(status int) { exited = status }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
@@ -70,9 +71,19 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "polder: %v\n", err)
 		return exitUsage
 	}
-	sigs, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	if c.LogLevel == nil {
+		level := slog.LevelInfo
+		if strings.HasPrefix(ctx.Command(), "run") {
+			level = slog.LevelWarn
+		}
+		c.LogLevel = &level
+	}
+	sigs, stop := signals()
 	defer stop()
-	env := &environment{ctx: sigs, stdout: stdout, stderr: stderr, log: c.logger(stderr), dir: c.RuntimeDir}
+	env := &environment{
+		ctx: sigs, stdout: stdout, stderr: stderr, dir: c.RuntimeDir,
+		newLog: c.logger, log: c.logger(stderr), json: c.LogFormat == "json",
+	}
 	err = ctx.Run(env)
 	var usage usageError
 	var exit exitError
@@ -81,6 +92,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return 0
 	case errors.As(err, &exit):
 		return int(exit)
+	case sigs.Err() != nil && errors.Is(err, context.Canceled):
+		err = errors.New("stopped by a signal before it was ready")
 	case errors.As(err, &usage):
 		fmt.Fprintf(stderr, "polder: %v\n", err)
 		return exitUsage
@@ -89,19 +102,55 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return exitFailure
 }
 
+// signals returns a context that is done when polder is told to stop. A signal that it was
+// started to ignore, as by nohup, stays ignored. Writing to a pipe that nobody reads any more
+// is an error and not the end: there is QEMU to wait for, and sockets to remove.
+func signals() (context.Context, context.CancelFunc) {
+	heeded := []os.Signal{syscall.SIGTERM}
+	for _, s := range []os.Signal{syscall.SIGINT, syscall.SIGHUP} {
+		if !signal.Ignored(s) {
+			heeded = append(heeded, s)
+		}
+	}
+	broken := make(chan os.Signal, 1)
+	signal.Notify(broken, syscall.SIGPIPE)
+	ctx, stop := signal.NotifyContext(context.Background(), heeded...)
+	return ctx, func() { stop(); signal.Stop(broken) }
+}
+
 // environment is what the commands share.
 type environment struct {
 	ctx            context.Context // done when polder is told to stop
 	stdout, stderr io.Writer
-	log            *slog.Logger
-	dir            string // of sockets
+	newLog         func(io.Writer) *slog.Logger
+	log            *slog.Logger // newLog's to stderr
+	json           bool         // the form of the log
+	dir            string       // of sockets
+}
+
+// makeDir makes the directory of sockets, in which nobody else may replace one.
+func (e *environment) makeDir() error {
+	if err := os.MkdirAll(e.dir, 0o700); err != nil {
+		return fmt.Errorf("directory of sockets: %w: choose another --runtime-dir", err)
+	}
+	info, err := os.Stat(e.dir)
+	if err != nil {
+		return fmt.Errorf("directory of sockets: %w", err)
+	}
+	if owner := info.Sys().(*syscall.Stat_t).Uid; owner != 0 && owner != uint32(os.Geteuid()) {
+		return fmt.Errorf("directory of sockets: %s belongs to user %d, who could replace them: choose another --runtime-dir", e.dir, owner)
+	}
+	if info.Mode()&0o002 != 0 && info.Mode()&os.ModeSticky == 0 {
+		return fmt.Errorf("directory of sockets: everybody can write to %s and replace them: chmod o-w it, or choose another --runtime-dir", e.dir)
+	}
+	return nil
 }
 
 // control is where the daemon listens.
 func (e *environment) control() string { return filepath.Join(e.dir, "control.sock") }
 
 func (c *cli) logger(w io.Writer) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: c.LogLevel}
+	opts := &slog.HandlerOptions{Level: *c.LogLevel}
 	if c.LogFormat == "json" {
 		return slog.New(slog.NewJSONHandler(w, opts))
 	}

@@ -32,12 +32,12 @@ type runCmd struct {
 	Address   netip.Prefix `help:"Address of the boot service, with the network's prefix length; the pool is above it." default:"${address}" placeholder:"ADDR/BITS"`
 	Boot      string       `help:"Boot file in the root to name to the guest's firmware." placeholder:"FILE" xor:"what"`
 	Kernel    string       `help:"Kernel in the root to boot: firmware gets it through iPXE." placeholder:"FILE" xor:"what"`
-	Initrd    []string     `help:"Initial RAM disk in the root, with --kernel; may be repeated." placeholder:"FILE"`
+	Initrd    []string     `help:"Initial RAM disk in the root, with --kernel; may be repeated." sep:"none" placeholder:"FILE"`
 	Append    string       `help:"The kernel's command line, with --kernel." placeholder:"TEXT"`
 	ROM       string       `help:"Boot ROM of the adapter: a file, or none. Default: the adapter's own PXE ROM." name:"rom" placeholder:"FILE"`
 	BootIndex int          `help:"Place of the adapter in the firmware's boot order, as QEMU's bootindex." name:"bootindex" default:"-1" placeholder:"N"`
 
-	Command []string `arg:"" passthrough:"" name:"qemu" help:"-- and QEMU's command line: the program and its arguments."`
+	Command []string `arg:"" optional:"" passthrough:"partial" name:"qemu" help:"-- and QEMU's command line: the program and its arguments."`
 }
 
 // Help implements kong's HelpProvider.
@@ -56,19 +56,8 @@ func (c *runCmd) Run(env *environment) error {
 	if len(command) == 0 {
 		return usageError{errors.New("run: give QEMU's command line after --, as in: polder run -- qemu-system-x86_64 -m 1G")}
 	}
-	if !c.Legacy {
-		return usageError{errors.New("run: --no-legacy leaves the guest without an adapter: leave it out")}
-	}
-	if c.Kernel == "" && (len(c.Initrd) > 0 || c.Append != "") {
-		return usageError{errors.New("run: --initrd and --append go with --kernel")}
-	}
-	if c.Root == "" && (c.Boot != "" || c.Kernel != "") {
-		return usageError{errors.New("run: --boot and --kernel name files in the --root directory, which is not given")}
-	}
-	if c.Switch != "" {
-		if err := config.CheckName(c.Switch); err != nil {
-			return usageError{fmt.Errorf("run: --switch: %w", err)}
-		}
+	if err := c.check(); err != nil {
+		return usageError{fmt.Errorf("run: %w", err)}
 	}
 	if c.Name == "" {
 		c.Name = fmt.Sprintf("guest-%d", os.Getpid())
@@ -81,7 +70,13 @@ func (c *runCmd) Run(env *environment) error {
 	if err != nil {
 		return err
 	}
-	show := timeline.New(env.stderr, isTerminal(env.stderr))
+	screen := timeline.New(env.stderr, isTerminal(env.stderr))
+	defer screen.Close()
+	env.log = env.newLog(screen)
+	show := screen.Event
+	if env.json {
+		show = func(e api.BootEvent) { logBoot(env.log, e) }
+	}
 	n, err := c.network(env, show, request)
 	if err != nil {
 		return err
@@ -92,23 +87,60 @@ func (c *runCmd) Run(env *environment) error {
 		return usageError{fmt.Errorf("run: %w", err)}
 	}
 	env.log.Debug("starting QEMU", "program", program, "args", args)
-	status := runQEMU(env.ctx, program, args)
-	n.waitForOthers(env.ctx, show)
+	status := runQEMU(env, program, args)
+	n.leave(env)
 	return status
 }
 
-// runQEMU runs QEMU on the terminal until it ends. When ctx is done it is asked to end.
-func runQEMU(ctx context.Context, program string, args []string) error {
-	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+// check finds what is wrong with the flags, as far as the flags tell.
+func (c *runCmd) check() error {
+	switch {
+	case !c.Legacy:
+		return errors.New("--legacy=false leaves the guest without an adapter: leave it out")
+	case c.Kernel == "" && (len(c.Initrd) > 0 || c.Append != ""):
+		return errors.New("--initrd and --append go with --kernel")
+	case c.Root == "" && (c.Boot != "" || c.Kernel != ""):
+		return errors.New("--boot and --kernel name files in the --root directory, which is not given")
+	case c.BootIndex < -1:
+		return fmt.Errorf("--bootindex %d: from 0", c.BootIndex)
+	}
+	if c.Switch != "" {
+		if err := config.CheckName(c.Switch); err != nil {
+			return fmt.Errorf("--switch: %w", err)
+		}
+	}
+	if c.Name != "" {
+		if err := config.CheckAdapterName(c.Name); err != nil {
+			return fmt.Errorf("--name: %w", err)
+		}
+	}
+	if c.MAC != "" {
+		if _, err := config.ParseMAC(c.MAC); err != nil {
+			return fmt.Errorf("--mac: %w", err)
+		}
+	}
+	return nil
+}
+
+// quitTime is how long QEMU may take to end when it is asked to: it writes its disks' caches.
+const quitTime = 30 * time.Second
+
+// runQEMU runs QEMU on the terminal until it ends. When polder is told to stop, QEMU is asked
+// to end; the terminal's Ctrl-C reaches QEMU by itself too.
+func runQEMU(env *environment, program string, args []string) error {
+	cmd := exec.CommandContext(env.ctx, program, args...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, env.stdout, env.stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-	cmd.WaitDelay = 5 * time.Second
+	cmd.WaitDelay = quitTime
 	err := cmd.Run()
 	var exit *exec.ExitError
-	if !errors.As(err, &exit) {
-		if errors.Is(err, context.Canceled) {
-			return nil // it ended well, as it was asked to
-		}
+	switch {
+	case errors.As(err, &exit):
+	case cmd.Process == nil: // not started
+		return err
+	case errors.Is(err, context.Canceled):
+		return nil // it ended well, as it was asked to
+	default:
 		return err
 	}
 	if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
@@ -120,8 +152,9 @@ func runQEMU(ctx context.Context, program string, args []string) error {
 // guestNetwork is the adapter of a run, and what it takes to have it.
 type guestNetwork struct {
 	adapter api.Adapter
-	world   *build.World // nil: a daemon's, or another run's
-	undo    []func()     // in the order of making
+	world   *build.World    // nil: a daemon's, or another run's
+	shared  *control.Server // nil: others cannot join
+	undo    []func()        // in the order of making
 }
 
 func (n *guestNetwork) close() {
@@ -131,12 +164,20 @@ func (n *guestNetwork) close() {
 }
 
 // network finds the switch that the guest shares with others, or makes one.
-func (c *runCmd) network(env *environment, show *timeline.Printer, request api.AdapterRequest) (*guestNetwork, error) {
+func (c *runCmd) network(env *environment, show func(api.BootEvent), request api.AdapterRequest) (*guestNetwork, error) {
+	if err := env.makeDir(); err != nil {
+		return nil, err
+	}
 	if c.Switch == "" {
 		request.Switch = config.DefaultSwitch
 		return c.own(env, show, request)
 	}
 	request.Switch = c.Switch
+	unlock, err := control.Lock(env.ctx, env.dir) // one of two that start at once makes the switch
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	for _, socket := range []string{env.control(), shared(env.dir, c.Switch)} {
 		if !control.Alive(socket) {
 			continue
@@ -144,7 +185,7 @@ func (c *runCmd) network(env *environment, show *timeline.Printer, request api.A
 		client := control.Dial(socket)
 		status, err := client.Status(env.ctx)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", socket, err)
+			return nil, fmt.Errorf("%s: no polder answers there: %w", socket, err)
 		}
 		for _, s := range status.Switches {
 			if s.Name == c.Switch {
@@ -155,17 +196,25 @@ func (c *runCmd) network(env *environment, show *timeline.Printer, request api.A
 	return c.own(env, show, request)
 }
 
-// shared is where a run that made a named switch lets others join it.
-func shared(dir, name string) string { return filepath.Join(dir, "switch-"+name+".sock") }
+// shared is where a run that made a named switch lets others join it. No name of an adapter
+// has a colon, so that none has a socket of the same path.
+func shared(dir, name string) string { return filepath.Join(dir, "switch:"+name+".sock") }
 
 // join asks whoever has the switch for an adapter on it.
-func (c *runCmd) join(env *environment, show *timeline.Printer, request api.AdapterRequest, client *control.Client, pid int) (*guestNetwork, error) {
-	if c.Root != "" {
+func (c *runCmd) join(env *environment, show func(api.BootEvent), request api.AdapterRequest, client *control.Client, pid int) (*guestNetwork, error) {
+	switch {
+	case c.Root != "":
 		return nil, usageError{fmt.Errorf("run: switch %q is served by process %d, which has its own boot files: leave out --root, or take another --switch", c.Switch, pid)}
+	case c.Address != config.DefaultAddress:
+		return nil, usageError{fmt.Errorf("run: switch %q is served by process %d, which has its own address: leave out --address, or take another --switch", c.Switch, pid)}
 	}
-	a, stream, err := client.Attach(env.ctx, request)
+	ctx, end := context.WithCancel(context.Background())
+	asked := context.AfterFunc(env.ctx, end) // later, QEMU ends before its adapter does
+	a, stream, err := client.Attach(ctx, request)
+	asked()
 	if err != nil {
-		return nil, err
+		end()
+		return nil, fmt.Errorf("switch %q of process %d: %w", c.Switch, pid, err)
 	}
 	n := &guestNetwork{adapter: a}
 	var done sync.WaitGroup
@@ -173,19 +222,22 @@ func (c *runCmd) join(env *environment, show *timeline.Printer, request api.Adap
 		for {
 			m, err := stream.Next()
 			if err != nil {
+				if ctx.Err() == nil {
+					env.log.Error("the process that has the switch has ended: the guest's adapter is gone", "switch", c.Switch, "pid", pid)
+				}
 				return
 			}
-			if m.Boot != nil && m.Boot.MAC == a.MAC {
-				show.Event(*m.Boot)
+			if m.Boot != nil && m.Boot.MAC == a.MAC && m.Boot.Switch == a.Switch {
+				show(*m.Boot)
 			}
 		}
 	})
-	n.undo = append(n.undo, done.Wait, func() { stream.Close() })
+	n.undo = append(n.undo, func() { end(); stream.Close(); done.Wait() })
 	return n, nil
 }
 
 // own makes a switch for this run; one that was given a name lets others join.
-func (c *runCmd) own(env *environment, show *timeline.Printer, request api.AdapterRequest) (*guestNetwork, error) {
+func (c *runCmd) own(env *environment, show func(api.BootEvent), request api.AdapterRequest) (*guestNetwork, error) {
 	p := &config.PXE{Address: c.Address, Root: c.Root}
 	switch {
 	case c.Boot != "":
@@ -197,12 +249,9 @@ func (c *runCmd) own(env *environment, show *timeline.Printer, request api.Adapt
 	if err != nil {
 		return nil, usageError{fmt.Errorf("run: %w", err)}
 	}
-	if err := os.MkdirAll(env.dir, 0o700); err != nil {
-		return nil, fmt.Errorf("directory of sockets: %w; --runtime-dir takes another", err)
-	}
 	dir, err := os.MkdirTemp(env.dir, "run-")
 	if err != nil {
-		return nil, fmt.Errorf("directory of sockets: %w; --runtime-dir takes another", err)
+		return nil, fmt.Errorf("directory of sockets: %w: choose another --runtime-dir", err)
 	}
 	n := &guestNetwork{undo: []func(){func() { os.RemoveAll(dir) }}}
 	if n.world, err = build.New(cfg, dir, version(), env.log); err != nil {
@@ -214,7 +263,7 @@ func (c *runCmd) own(env *environment, show *timeline.Printer, request api.Adapt
 	var done sync.WaitGroup
 	done.Go(func() {
 		for e := range events {
-			show.Event(e)
+			show(e)
 		}
 	})
 	n.undo[len(n.undo)-1] = func() { n.world.Close(); done.Wait(); stop() }
@@ -228,27 +277,43 @@ func (c *runCmd) own(env *environment, show *timeline.Printer, request api.Adapt
 			n.close()
 			return nil, err
 		}
+		n.shared = s
 		n.undo = append(n.undo, func() { s.Close() })
 	}
 	return n, nil
 }
 
-// waitForOthers keeps a switch that other guests have joined until the last of them has gone.
-func (n *guestNetwork) waitForOthers(ctx context.Context, show *timeline.Printer) {
-	if n.world == nil {
+// leave takes the guest off a switch of its own, and keeps the switch that other guests have
+// joined until the last of them has gone.
+func (n *guestNetwork) leave(env *environment) {
+	if n.shared == nil {
 		return
 	}
 	_ = n.world.RemoveAdapter(n.adapter.Name)
-	for told := false; ctx.Err() == nil && n.world.Adapters() > 0; {
+	for told := false; env.ctx.Err() == nil && !n.unshare(env); {
 		if !told {
-			show.Printf("QEMU has ended; the switch stays for the %d other guest(s) on it, until they end or Ctrl-C", n.world.Adapters())
+			env.log.Info("QEMU has ended; the switch stays for the other guests on it, until the last ends or polder is stopped", "guests", n.world.Adapters())
 			told = true
 		}
 		select {
-		case <-ctx.Done():
+		case <-env.ctx.Done():
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
+}
+
+// unshare lets nobody join any more if nobody is on the switch, and reports whether that is so.
+func (n *guestNetwork) unshare(env *environment) bool {
+	unlock, err := control.Lock(env.ctx, env.dir) // nobody is about to join
+	if err != nil {
+		return false
+	}
+	defer unlock()
+	if n.world.Adapters() > 0 {
+		return false
+	}
+	n.shared.Close()
+	return true
 }
 
 // isTerminal tells whether w is a terminal, on which a line can be drawn again.

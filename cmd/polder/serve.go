@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 
+	"polder/cmd/internal/api"
 	"polder/cmd/internal/build"
 	"polder/cmd/internal/config"
 	"polder/cmd/internal/control"
@@ -23,8 +24,16 @@ func (c *serveCmd) Run(env *environment) error {
 	if err != nil {
 		return err
 	}
+	if err := env.makeDir(); err != nil {
+		return err
+	}
+	unlock, err := control.Lock(env.ctx, env.dir) // one of two that start at once serves
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	if control.Alive(env.control()) {
-		return fmt.Errorf("%s: another polder serves there: stop it, or choose another --runtime-dir", env.control())
+		return fmt.Errorf("%s: another polder answers there: stop it, or choose another --runtime-dir", env.control())
 	}
 	w, err := build.New(cfg, env.dir, version(), env.log)
 	if err != nil {
@@ -38,6 +47,7 @@ func (c *serveCmd) Run(env *environment) error {
 		return err
 	}
 	defer s.Close()
+	unlock()
 	for _, sw := range w.Status().Switches {
 		env.log.Info("switch ready", "switch", sw.Name, "type", sw.Type, "ports", len(sw.Ports))
 	}
@@ -45,15 +55,21 @@ func (c *serveCmd) Run(env *environment) error {
 	for {
 		select {
 		case e := <-events:
-			if e.Kind != "progress" {
-				env.log.Info("boot", "switch", e.Switch, "mac", e.MAC, "step", e.Kind, "ip", e.IP, "file", e.Name, "bytes", e.Bytes,
-					slog.Float64("elapsed_s", e.Elapsed.Seconds()), "detail", e.Detail)
-			}
+			logBoot(env.log, e)
 		case <-env.ctx.Done():
 			env.log.Info("stopping")
 			return nil
 		}
 	}
+}
+
+// logBoot logs a step of a guest's boot.
+func logBoot(log *slog.Logger, e api.BootEvent) {
+	if e.Kind == "progress" {
+		return
+	}
+	log.Info("boot", "switch", e.Switch, "mac", e.MAC, "step", e.Kind, "ip", e.IP, "file", e.Name, "bytes", e.Bytes,
+		"elapsed_s", e.Elapsed.Seconds(), "detail", e.Detail)
 }
 
 // loadConfig reads the operator's file, or makes the configuration of none.
@@ -99,15 +115,20 @@ func (c *qemuArgsCmd) Run(env *environment) error {
 		if len(vm.Adapters) > 0 {
 			args = append(args, "-nic", "none")
 		}
-		if c.Quote {
-			for i, a := range args {
-				if strings.ContainsAny(a, `{}"`) {
-					args[i] = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
-				}
+		for i, a := range args {
+			switch {
+			case !strings.HasPrefix(a, "{"):
+			case c.Quote:
+				args[i] = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
+			default:
+				args[i] = strings.ReplaceAll(a, " ", `\u0020`) // only in a path, where JSON takes it
 			}
 		}
 		fmt.Fprintln(env.stdout, strings.Join(args, " "))
 		return nil
 	}
-	return fmt.Errorf("there is no VM %q in %s; it has: %s", c.VM, c.Config, strings.Join(names, ", "))
+	if len(names) == 0 {
+		return fmt.Errorf("%s: there are no VMs in it: add %q under vms", c.Config, c.VM)
+	}
+	return fmt.Errorf("%s: there is no VM %q: it has %s", c.Config, c.VM, strings.Join(names, ", "))
 }

@@ -25,6 +25,8 @@ type FD struct {
 	mu    sync.Mutex            // held by Signal
 	write func(fd uintptr) bool // one attempt to write; made once, since a closure per call would allocate
 	err   error                 // result of the last write
+
+	rescue *time.Timer // runs during a Signal; makes room in the counter
 }
 
 // New returns an eventfd whose counter is 0.
@@ -85,15 +87,31 @@ func wrap(fd int) (*FD, error) {
 		_, f.err = unix.Write(int(fd), one)
 		return true
 	}
+	f.rescue = time.AfterFunc(stuckTime, func() { f.Drain() })
+	f.rescue.Stop()
 	return f, nil
 }
 
-// Signal adds 1 to the counter, which wakes whoever waits for it. It never waits: a counter that
+// stuckTime is how long Signal can be made to wait. A write to a non-blocking eventfd takes microseconds.
+const stuckTime = 100 * time.Millisecond
+
+// ErrStuck reports that whoever shares the eventfd made Signal wait.
+var ErrStuck = errors.New("eventfd was made to block")
+
+// Signal adds 1 to the counter, which wakes whoever waits for it. It does not wait: a counter that
 // is at its limit is a doorbell that rings already. Signal does not allocate.
+//
+// Whoever shares the eventfd can make it blocking and fill the counter. Then Signal returns
+// ErrStuck after a tenth of a second; it should not be called again.
 func (f *FD) Signal() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := f.conn.Write(f.write); err != nil {
+	f.rescue.Reset(stuckTime)
+	err := f.conn.Write(f.write)
+	if !f.rescue.Stop() {
+		return ErrStuck
+	}
+	if err != nil {
 		return err
 	}
 	if f.err != nil && f.err != unix.EAGAIN {

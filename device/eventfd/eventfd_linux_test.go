@@ -274,3 +274,22 @@ func BenchmarkSignalWait(b *testing.B) {
 		}
 	}
 }
+
+// Whoever shares an eventfd can make it blocking and fill it. Signal comes back all the same.
+func TestSignalCannotBeMadeToWait(t *testing.T) {
+	f := newFD(t)
+	peer := int(dup(t, f.File()).Fd())
+	if err := unix.SetNonblock(peer, false); err != nil { // of the description that both share
+		t.Fatal(err)
+	}
+	full := binary.NativeEndian.AppendUint64(nil, 1<<64-2)
+	if _, err := unix.Write(peer, full); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Signal(); !errors.Is(err, ErrStuck) {
+		t.Errorf("Signal: %v, want %v", err, ErrStuck)
+	}
+	if err := f.Signal(); err != nil { // there is room again
+		t.Errorf("Signal, after the counter was read: %v", err)
+	}
+}

@@ -113,9 +113,9 @@ func (c *conn) run(ctx context.Context) error {
 	case cause == io.EOF && !c.attached: // a probe whether somebody listens
 		c.log.Debug("vfio-user: a client came and went")
 	case cause == io.EOF:
-		c.log.Info("vfio-user: client left")
+		c.log.Debug("vfio-user: client left")
 	case cause == net.ErrClosed:
-		c.log.Info("vfio-user: closed")
+		c.log.Debug("vfio-user: closed")
 	default:
 		c.log.Warn("vfio-user: connection given up", "err", cause)
 	}
@@ -346,7 +346,7 @@ func (c *conn) version(body []byte) (int, error) {
 		return 0, fmt.Errorf("attach %s: %v", peer, err) // not %w: no errno lets the client go on
 	}
 	c.attached = true
-	c.log.Info("vfio-user: client attached", "peer", peer)
+	c.log.Debug("vfio-user: client attached", "peer", peer)
 
 	reply := capabilities
 	if versionSize+len(reply) > len(body) {

@@ -317,7 +317,7 @@ func TestSession(t *testing.T) {
 	if err != nil {
 		t.Errorf("serving ended with %v", err)
 	}
-	if strings.Count(log, "\n") != 2 || !strings.Contains(log, "attached") || !strings.Contains(log, "left") || !strings.Contains(log, "port=port7") {
+	if log != "" { // what an orderly session means is the device's to say
 		t.Errorf("logged\n%s", log)
 	}
 	if cause := <-s.dev.gone; cause != io.EOF {

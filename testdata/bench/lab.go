@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 
@@ -119,6 +120,7 @@ func (l *lab) adapter() (string, error) {
 		return "", err
 	}
 	l.undo = append(l.undo, func() { server.Close() })
+	server.Spin(vfiouser.NewSpinners(runtime.NumCPU() - 1)) // as polder does
 	in := member.NewIngress()
 	l.work.Go(func() { tulip.Run(l.ctx, in) })
 	l.work.Go(func() {

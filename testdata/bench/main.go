@@ -38,7 +38,7 @@ type comparison struct {
 	ours, peer func() (float64, error)
 }
 
-var comparisons = slices.Concat(bootComparisons, wireComparisons, tcpComparisons)
+var comparisons = slices.Concat(bootComparisons, romComparisons, wireComparisons, tcpComparisons)
 
 func main() {
 	if err := run(); err != nil {
@@ -54,7 +54,8 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	if cache, err = guest.Find("bin/qemu-system-x86_64", "bin/dnsmasq", "bin/ip", "boot/ipxe.lkrn", "installer/initrd.gz",
+	if cache, err = guest.Find("bin/qemu-system-x86_64", "bin/dnsmasq", "bin/ip", "boot/ipxe.lkrn", "boot/pxelinux.0",
+		"boot/ldlinux.c32", "installer/linux", "installer/initrd.gz",
 		"guest/initramfs.gz"); err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -69,6 +70,7 @@ func (n *namespace) background(program string, arguments ...string) (stop func()
 	cmd := exec.Command(cache.Path("bin/"+program), arguments...)
 	var out strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // should the benchmark be killed
 	if err := n.do(cmd.Start); err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -40,6 +41,7 @@ func Serve(program, config string) (*Daemon, error) {
 	}
 	d.cmd = exec.Command(program, "serve", "--runtime-dir", dir, "-c", d.config())
 	d.cmd.Stderr = &d.log
+	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err = os.WriteFile(d.config(), []byte(config), 0o644); err == nil {
 		err = d.cmd.Start()
 	}

@@ -108,7 +108,10 @@ func Start(cache Cache, c Config) (*Guest, error) {
 	g := &Guest{name: c.Name, dir: dir, serial: newConsole(), errors: newConsole(), exited: make(chan struct{})}
 	g.cmd = exec.Command(args[0], args[1:]...)
 	g.cmd.Stdout, g.cmd.Stderr = g.serial, g.errors
-	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that Kill reaches QEMU behind a launcher
+	g.cmd.SysProcAttr = &syscall.SysProcAttr{
+		Setpgid:   true,            // so that Kill reaches QEMU behind a launcher
+		Pdeathsig: syscall.SIGKILL, // should the test be killed before its cleanup
+	}
 	if g.input, err = g.cmd.StdinPipe(); err == nil {
 		err = g.cmd.Start()
 	}

@@ -17,6 +17,7 @@
 //	net.c                        Ethernet, ARP, IPv4, UDP
 //	dhcp.c menu.c options.c      address, boot file, boot menu
 //	tftp.c                       RFC 1350 with block size, size and window options
+//	window.c                     the same window for programs that know none
 //	api.c undi.c base.c          the PXE API that boot programs call
 //	boot.c console.c screen.c    the order of things, and what the user sees
 //	memory.c smbios.c            copies between segments; the machine's UUID

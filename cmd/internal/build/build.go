@@ -64,7 +64,8 @@ type adapter struct {
 	done   sync.WaitGroup     // the worker and the server
 }
 
-// pxePort is the boot service's name on its switch. A guest's adapter cannot have it.
+// pxePort is the boot service's name on its switch. config.CheckAdapterName keeps it from
+// guests' adapters.
 const pxePort = "pxe"
 
 // New builds the configuration. dir is where the adapters' sockets go; it is made if it is
@@ -189,7 +190,7 @@ func bootRule(r config.Boot, files fs.FS) (pxe.BootRule, error) {
 		}
 		text, err := fs.ReadFile(files, r.Script)
 		if err != nil {
-			return rule, fmt.Errorf("pxe: script: %w", err)
+			return rule, fmt.Errorf("pxe: script in the root: %w", err)
 		}
 		rule.Script = string(text)
 	}
@@ -221,28 +222,28 @@ func (w *World) AddAdapter(r api.AdapterRequest) (_ api.Adapter, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	none := api.Adapter{}
-	if err := config.CheckName(r.Name); err != nil {
+	if err := config.CheckAdapterName(r.Name); err != nil {
 		return none, fmt.Errorf("adapter: %w", err)
 	}
 	n, ok := w.switches[r.Switch]
 	if !ok {
 		return none, fmt.Errorf("there is no switch %q", r.Switch)
 	}
-	if _, ok := w.adapters[r.Name]; ok || r.Name == pxePort {
-		return none, fmt.Errorf("there is an adapter %q already", r.Name)
+	if _, ok := w.adapters[r.Name]; ok {
+		return none, fmt.Errorf("there is an adapter %q already: take another name", r.Name)
 	}
 	mac := config.DeriveMAC(r.Name)
 	if r.MAC != "" {
-		if mac, err = vswitch.ParseMAC(r.MAC); err != nil {
-			return none, err
+		if mac, err = config.ParseMAC(r.MAC); err != nil {
+			return none, fmt.Errorf("adapter %q: %w", r.Name, err)
 		}
 	}
-	if err := config.CheckMAC(mac); err != nil {
-		return none, err
+	if n.pxe != nil && mac == n.pxe.mac {
+		return none, fmt.Errorf("adapter %q: the boot service has the MAC address %v: take another", r.Name, mac)
 	}
 	for _, other := range w.adapters {
 		if other.MAC == mac.String() && other.Switch == r.Switch {
-			return none, fmt.Errorf("adapter %q has the MAC address %v already", other.Name, mac)
+			return none, fmt.Errorf("adapter %q has the MAC address %v already: take another for %q", other.Name, mac, r.Name)
 		}
 	}
 	a := &adapter{Adapter: api.Adapter{Name: r.Name, Switch: r.Switch, MAC: mac.String(), Socket: SocketPath(w.dir, r.Name)}}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"io"
 	"net/netip"
 	"path/filepath"
 	"regexp"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
 
 	"polder/vswitch"
@@ -105,7 +107,10 @@ type vswitchMAC vswitch.MAC
 func (m *vswitchMAC) UnmarshalYAML(text []byte) error {
 	mac, err := vswitch.ParseMAC(scalar(text))
 	*m = vswitchMAC(mac)
-	return err
+	if err != nil {
+		return badValue(text, "no MAC address: write it like 00:15:5d:01:02:03")
+	}
+	return nil
 }
 
 // Pool is the range of addresses that clients are leased, both ends included.
@@ -118,7 +123,7 @@ func (p *Pool) UnmarshalYAML(text []byte) error {
 	p.First, err1 = netip.ParseAddr(strings.TrimSpace(first))
 	p.Last, err2 = netip.ParseAddr(strings.TrimSpace(last))
 	if !ok || err1 != nil || err2 != nil {
-		return fmt.Errorf("%q is no range of addresses: write it like 10.21.140.100-10.21.140.200", scalar(text))
+		return badValue(text, "no range of addresses: write it like 10.21.140.100-10.21.140.200")
 	}
 	return nil
 }
@@ -137,10 +142,33 @@ func (b *Bytes) UnmarshalYAML(text []byte) error {
 	}
 	n, err := strconv.ParseUint(digits, 10, 44)
 	if err != nil || n<<shift>>shift != n {
-		return fmt.Errorf("%q is no amount of memory: write it like 512M or 2G", s)
+		return badValue(text, "no amount of memory: write it like 512M or 2G")
 	}
 	*b = Bytes(n << shift)
 	return nil
+}
+
+// valueError is a value that its type cannot be read from.
+type valueError struct{ value, what string }
+
+func (e valueError) Error() string { return fmt.Sprintf("%q is %s", e.value, e.what) }
+
+func badValue(text []byte, what string) error { return valueError{scalar(text), what} }
+
+// readers are how the decoder reads values of the types that are not this package's.
+var readers = []yaml.DecodeOption{
+	yaml.CustomUnmarshaler(reader(netip.ParsePrefix, "no address with the length of its network's prefix: write it like 10.21.140.1/24")),
+	yaml.CustomUnmarshaler(reader(netip.ParseAddr, "no IP address: write it like 10.21.140.1")),
+	yaml.CustomUnmarshaler(reader(time.ParseDuration, "no length of time: write it like 90s or 2h")),
+}
+
+func reader[T any](parse func(string) (T, error), what string) func(*T, []byte) error {
+	return func(v *T, text []byte) (err error) {
+		if *v, err = parse(scalar(text)); err != nil {
+			return badValue(text, what)
+		}
+		return nil
+	}
 }
 
 func scalar(text []byte) string { return strings.Trim(strings.TrimSpace(string(text)), `"'`) }
@@ -157,9 +185,9 @@ func Default() *Config {
 // its directory.
 func Parse(file string, text []byte) (*Config, error) {
 	c := &Config{}
-	dec := yaml.NewDecoder(bytes.NewReader(text), yaml.Strict())
-	if err := dec.Decode(c); err != nil && len(bytes.TrimSpace(text)) > 0 {
-		return nil, decodeError(file, err)
+	dec := yaml.NewDecoder(bytes.NewReader(text), append(slices.Clip(readers), yaml.Strict())...)
+	if err := dec.Decode(c); err != nil && !errors.Is(err, io.EOF) { // a file of comments is no error
+		return nil, decodeError(file, text, err)
 	}
 	c.complete(filepath.Dir(file))
 	return c, c.check(file, text)
@@ -167,7 +195,16 @@ func Parse(file string, text []byte) (*Config, error) {
 
 // decodeError puts the position before the message, as compilers do, and proposes the key
 // that was meant.
-func decodeError(file string, err error) error {
+func decodeError(file string, text []byte, err error) error {
+	var ve valueError
+	if errors.As(err, &ve) {
+		// The decoder does not say where. A value that cannot be read is hardly one of another key, too.
+		for _, t := range lexer.Tokenize(string(text)) {
+			if t.Value == ve.value {
+				return fmt.Errorf("%s:%d:%d: %w", file, t.Position.Line, t.Position.Column, err)
+			}
+		}
+	}
 	var ye yaml.Error
 	if !errors.As(err, &ye) || ye.GetToken() == nil {
 		return fmt.Errorf("%s: %w", file, err)
@@ -220,10 +257,8 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
-// Addresses of a boot service that the operator gave none.
-var (
-	DefaultAddress = netip.MustParsePrefix("10.21.140.1/24")
-)
+// DefaultAddress is that of a boot service that the operator gave none.
+var DefaultAddress = netip.MustParsePrefix("10.21.140.1/24")
 
 func (c *Config) complete(dir string) {
 	for i := range c.Switches {
@@ -267,16 +302,26 @@ func (p *PXE) complete(dir string) {
 // PoolAbove returns the addresses of the prefix above its own address, all but the broadcast
 // address, and at most 1000 of them.
 func PoolAbove(p netip.Prefix) Pool {
-	last := p.Masked().Addr().As4()
-	for b := p.Bits(); b < 32; b++ {
-		last[b/8] |= 1 << (7 - b%8)
-	}
-	end := netip.AddrFrom4(last).Prev()
+	end := broadcast(p).Prev()
 	pool := Pool{First: p.Addr().Next(), Last: p.Addr().Next()}
 	for n := 1; n < 1000 && pool.Last.Less(end); n++ {
 		pool.Last = pool.Last.Next()
 	}
 	return pool
+}
+
+// broadcast returns the last address of an IPv4 prefix.
+func broadcast(p netip.Prefix) netip.Addr {
+	last := p.Masked().Addr().As4()
+	for b := p.Bits(); b < 32; b++ {
+		last[b/8] |= 1 << (7 - b%8)
+	}
+	return netip.AddrFrom4(last)
+}
+
+// isHost tells whether a is an address that a machine in the prefix can have.
+func isHost(p netip.Prefix, a netip.Addr) bool {
+	return p.Contains(a) && a != p.Masked().Addr() && a != broadcast(p)
 }
 
 // AdapterName is the name of a VM's adapter, its port and its socket: "web01", "web01-1", ….
@@ -306,6 +351,15 @@ func CheckName(name string) error {
 	return nil
 }
 
+// CheckAdapterName says whether name can name an adapter, or a VM: it becomes the name of its
+// port and of its socket.
+func CheckAdapterName(name string) error {
+	if name == "pxe" || name == "control" {
+		return fmt.Errorf("%q is a name that Polder uses itself: take another", name)
+	}
+	return CheckName(name)
+}
+
 // checker collects what is wrong, with positions.
 type checker struct {
 	file string
@@ -315,12 +369,21 @@ type checker struct {
 
 // failf adds an error at the YAML path.
 func (k *checker) failf(path, format string, args ...any) {
+	if k.file == "" { // the command line, where there are no positions
+		k.errs = append(k.errs, fmt.Errorf(format, args...))
+		return
+	}
 	where := k.file
-	if p, err := yaml.PathString(path); err == nil {
-		if f, err := parser.ParseBytes(k.text, 0); err == nil {
+	if f, err := parser.ParseBytes(k.text, 0); err == nil {
+		for ; path != ""; path = path[:max(strings.LastIndexByte(path, '.'), 0)] { // what is not written: where it would be
+			p, err := yaml.PathString(path)
+			if err != nil {
+				continue
+			}
 			if n, err := p.FilterFile(f); err == nil && n.GetToken() != nil {
 				pos := n.GetToken().Position
 				where = fmt.Sprintf("%s:%d:%d", k.file, pos.Line, pos.Column)
+				break
 			}
 		}
 	}
@@ -352,12 +415,17 @@ func (c *Config) check(file string, text []byte) error {
 			s.PXE.check(k, path+".pxe", s.Name)
 		}
 	}
-	names, macs := map[string]bool{}, map[vswitchMAC]string{}
+	vms, names, macs := map[string]bool{}, map[string]bool{}, map[vswitchMAC]string{}
 	for i, vm := range c.VMs {
 		path := fmt.Sprintf("$.vms[%d]", i)
-		if err := CheckName(vm.Name); err != nil {
+		if err := CheckAdapterName(vm.Name); err != nil {
 			k.failf(path, "vm: name: %v", err)
 		}
+		if vms[vm.Name] {
+			k.failf(path+".name", "a second VM %q", vm.Name)
+			continue
+		}
+		vms[vm.Name] = true
 		for j, a := range vm.Adapters {
 			path := fmt.Sprintf("%s.adapters[%d]", path, j)
 			name := AdapterName(vm.Name, j)
@@ -367,6 +435,9 @@ func (c *Config) check(file string, text []byte) error {
 			names[name] = true
 			if !seen[a.Switch] {
 				k.failf(path, "vm %q: there is no switch %q", vm.Name, a.Switch)
+			}
+			if a.BootIndex != nil && *a.BootIndex < 0 {
+				k.failf(path+".bootindex", "vm %q: bootindex %d: from 0", vm.Name, *a.BootIndex)
 			}
 			if a.Kind != "legacy" {
 				k.failf(path+".kind", "vm %q: kind %q is not one of: legacy", vm.Name, a.Kind)
@@ -381,6 +452,15 @@ func (c *Config) check(file string, text []byte) error {
 		}
 	}
 	return errors.Join(k.errs...)
+}
+
+// ParseMAC reads the MAC address of a legacy adapter.
+func ParseMAC(text string) (vswitch.MAC, error) {
+	m, err := vswitch.ParseMAC(text)
+	if err != nil {
+		return m, err
+	}
+	return m, CheckMAC(m)
 }
 
 // CheckMAC says whether a legacy adapter can have the address. Linux's driver takes a MAC that
@@ -402,15 +482,19 @@ func (p *PXE) check(k *checker, path, name string) {
 		k.failf(path+".address", "switch %q: pxe: address %v: an IPv4 address with a prefix of at most 30 bits, like %v", name, p.Address, DefaultAddress)
 		return
 	}
-	if !p.Address.Contains(p.Pool.First) || !p.Address.Contains(p.Pool.Last) || p.Pool.Last.Less(p.Pool.First) {
-		k.failf(path+".pool", "switch %q: pxe: pool %v-%v is not a range inside %v", name, p.Pool.First, p.Pool.Last, p.Address.Masked())
+	if !isHost(p.Address, p.Address.Addr()) {
+		k.failf(path+".address", "switch %q: pxe: address %v stands for the whole network: take another in it, like %v", name, p.Address, netip.PrefixFrom(p.Address.Masked().Addr().Next(), p.Address.Bits()))
+		return
+	}
+	if !isHost(p.Address, p.Pool.First) || !isHost(p.Address, p.Pool.Last) || p.Pool.Last.Less(p.Pool.First) {
+		k.failf(path+".pool", "switch %q: pxe: pool %v-%v is not a range of clients' addresses in %v", name, p.Pool.First, p.Pool.Last, p.Address.Masked())
 	}
 	if p.Lease < time.Minute {
 		k.failf(path+".lease", "switch %q: pxe: lease %v: at least 1m", name, p.Lease)
 	}
 	for i, r := range p.Reservations {
 		at := fmt.Sprintf("%s.reservations[%d]", path, i)
-		if !p.Address.Contains(r.Address) || r.Address == p.Address.Addr() {
+		if !isHost(p.Address, r.Address) || r.Address == p.Address.Addr() {
 			k.failf(at, "switch %q: pxe: reservation of %v, which is not a client's address in %v", name, r.Address, p.Address.Masked())
 		}
 		if r.MAC == (vswitchMAC{}) && r.UUID == "" {
@@ -437,7 +521,7 @@ func (p *PXE) check(k *checker, path, name string) {
 // ForRun is the configuration of a single guest: one private switch with a boot service.
 func ForRun(name string, p *PXE) (*Config, error) {
 	p.complete(".")
-	k := &checker{file: "command line"}
+	k := &checker{}
 	p.check(k, "", name)
 	return &Config{Switches: []Switch{{Name: name, Type: "private", PXE: p}}}, errors.Join(k.errs...)
 }

@@ -58,15 +58,33 @@ func TestParseRefuses(t *testing.T) {
 	for _, c := range []struct{ name, edit, with, want string }{
 		{"unknown key", "lease: 2h", "leese: 2h", `f.yaml:9:7: unknown key "leese": did you mean "lease"?`},
 		{"unknown key, nothing near", "lease: 2h", "frobnicate: 2h", `f.yaml:9:7: unknown key "frobnicate"`},
-		{"bad pool", "10.9.0.100-10.9.0.200", "10.9.0.100", `"10.9.0.100" is no range of addresses`},
-		{"pool elsewhere", "10.9.0.100-10.9.0.200", "10.8.0.100-10.8.0.200", `f.yaml:7:13: switch "lab": pxe: pool 10.8.0.100-10.8.0.200 is not a range inside 10.9.0.0/24`},
-		{"no MAC", "00:15:5d:00:00:01", "00:15:5d", "00:15:5d"},
+		{"bad pool", "10.9.0.100-10.9.0.200", "10.9.0.100", `f.yaml:7:13: "10.9.0.100" is no range of addresses: write it like 10.21.140.100-10.21.140.200`},
+		{"address without prefix", "10.9.0.1/24", "10.9.0.1", `f.yaml:6:16: "10.9.0.1" is no address with the length of its network's prefix: write it like 10.21.140.1/24`},
+		{"no address", "address: 10.9.0.7", "address: seven.lab", `"seven.lab" is no IP address: write it like 10.21.140.1`},
+		{"no length of time", "lease: 2h", "lease: two hours", `f.yaml:9:14: "two hours" is no length of time: write it like 90s or 2h`},
+		{"a time without unit", "lease: 2h", "lease: 3600", `f.yaml:9:14: "3600" is no length of time`},
+		{"pool elsewhere", "10.9.0.100-10.9.0.200", "10.8.0.100-10.8.0.200", `f.yaml:7:13: switch "lab": pxe: pool 10.8.0.100-10.8.0.200 is not a range of clients' addresses in 10.9.0.0/24`},
+		{"pool with the broadcast address", "10.9.0.100-10.9.0.200", "10.9.0.100-10.9.0.255", "is not a range of clients' addresses in 10.9.0.0/24"},
+		{"no pool above the address", "address: 10.9.0.1/24\n      pool: 10.9.0.100-10.9.0.200", "address: 10.9.0.254/24", `f.yaml:6:14: switch "lab": pxe: pool 10.9.0.255-10.9.0.255 is not a range`},
+		{"pool backwards", "10.9.0.100-10.9.0.200", "10.9.0.200-10.9.0.100", "is not a range of clients' addresses in 10.9.0.0/24"},
+		{"the network's address", "address: 10.9.0.1/24", "address: 10.9.0.0/24", `f.yaml:6:16: switch "lab": pxe: address 10.9.0.0/24 stands for the whole network: take another in it, like 10.9.0.1/24`},
+		{"the broadcast address", "address: 10.9.0.1/24", "address: 10.9.0.255/24", "stands for the whole network"},
+		{"no room for a pool", "address: 10.9.0.1/24", "address: 10.9.0.1/31", "an IPv4 address with a prefix of at most 30 bits, like 10.21.140.1/24"},
+		{"IPv6", "address: 10.9.0.1/24", `address: "fe80::1/64"`, "an IPv4 address with a prefix"},
+		{"a second switch", "vms:", "  - name: lab\nvms:", `f.yaml:17:11: a second switch "lab"`},
+		{"a second VM", "vms:", "vms:\n  - {name: web01}", `f.yaml:19:11: a second VM "web01"`},
+		{"the same adapter twice", "vms:", "vms:\n  - {name: web01-1, adapters: [{switch: lab}]}", `a second adapter "web01-1"`},
+		{"the same MAC address", "- {switch: lab}", `- {switch: lab, mac: "00:15:5d:00:00:01"}`, "web01-1 has the MAC address of web01"},
+		{"a name of Polder's", "name: web01", "name: control", `"control" is a name that Polder uses itself: take another`},
+		{"bootindex", "- {switch: lab}", "- {switch: lab, bootindex: -1}", `f.yaml:22:34: vm "web01": bootindex -1: from 0`},
+		{"the same key twice", "lease: 2h", "lease: 2h\n      lease: 3h", `f.yaml:10:7: mapping key "lease" already defined`},
+		{"no MAC", "\"00:15:5d:00:00:01\"", "00:15:5d", `f.yaml:21:28: "00:15:5d" is no MAC address: write it like 00:15:5d:01:02:03`},
 		{"swapped MAC", "00:15:5d:00:00:01", "02:00:00:00:00:01", "Linux's tulip driver swaps the bytes"},
 		{"group MAC", "00:15:5d:00:00:01", "01:15:5d:00:00:01", "is a multicast address"},
 		{"type", "type: private", "type: external", `f.yaml:4:11: switch "lab": type "external" is not one of: private`},
 		{"no such switch", "- {switch: lab}", "- {switch: lob}", `f.yaml:22:9: vm "web01": there is no switch "lob"`},
 		{"name", "name: web01", "name: web/01", `"web/01" cannot be a name`},
-		{"memory", "memory: 1G", "memory: much", `"much" is no amount of memory`},
+		{"memory", "memory: 1G", "memory: much", `f.yaml:19:13: "much" is no amount of memory: write it like 512M or 2G`},
 		{"two boots", "kernel: linux", "kernel: linux\n          file: pxelinux.0", "exactly one of file, script and kernel"},
 		{"reservation elsewhere", "address: 10.9.0.7", "address: 10.8.0.7", "reservation of 10.8.0.7"},
 		{"no YAML", "vms:", "vms: [", "f.yaml:"},
@@ -84,9 +102,11 @@ func TestParseRefuses(t *testing.T) {
 }
 
 func TestEmptyFileIsNoSwitch(t *testing.T) {
-	c, err := Parse("f.yaml", nil)
-	if err != nil || len(c.Switches) != 0 {
-		t.Errorf("got %+v, %v", c, err)
+	for _, text := range []string{"", "\n", "# nothing yet\n", "switches:\n"} {
+		c, err := Parse("f.yaml", []byte(text))
+		if err != nil || len(c.Switches) != 0 {
+			t.Errorf("%q: got %+v, %v", text, c, err)
+		}
 	}
 }
 

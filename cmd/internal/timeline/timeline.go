@@ -29,7 +29,7 @@ func (p *Printer) Event(e api.BootEvent) {
 	defer p.mu.Unlock()
 	if e.Kind == "progress" {
 		if p.bars {
-			fmt.Fprintf(p.w, "\r%s\x1b[K", p.line(e, bar(e)))
+			fmt.Fprintf(p.w, "\r%s\x1b[K", bar(e))
 			p.bar = true
 		}
 		return
@@ -39,15 +39,22 @@ func (p *Printer) Event(e api.BootEvent) {
 		return
 	}
 	p.clear()
-	fmt.Fprintln(p.w, p.line(e, text))
+	fmt.Fprintf(p.w, "polder: %s %9.3f s  %s\n", e.MAC, e.Elapsed.Seconds(), text)
 }
 
-// Printf writes a line of its own between the events.
-func (p *Printer) Printf(format string, args ...any) {
+// Write implements io.Writer for lines of others, such as a log's, that go where the events go.
+func (p *Printer) Write(text []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.clear()
-	fmt.Fprintf(p.w, "polder: "+format+"\n", args...)
+	return p.w.Write(text)
+}
+
+// Close takes away a bar that no event has replaced. The Printer may be used again.
+func (p *Printer) Close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.clear()
 }
 
 func (p *Printer) clear() {
@@ -55,10 +62,6 @@ func (p *Printer) clear() {
 		fmt.Fprint(p.w, "\r\x1b[K")
 		p.bar = false
 	}
-}
-
-func (p *Printer) line(e api.BootEvent, text string) string {
-	return fmt.Sprintf("polder: %s %9.3f s  %s", e.MAC, e.Elapsed.Seconds(), text)
 }
 
 // describe returns a step in words; "" for one that says nothing new.
@@ -78,10 +81,18 @@ func describe(e api.BootEvent) string {
 		return join(fmt.Sprintf("did not get %s", e.Name), e.Detail)
 	case "stalled":
 		return fmt.Sprintf("stalled in %s after %s", e.Name, amount(e.Bytes))
-	case "nak", "decline", "exhausted":
-		return join(e.Kind, e.Detail)
+	case "nak":
+		return join("may not have the address it asked for", e.Detail)
+	case "decline":
+		return join("found the address "+e.IP+" in use by another", e.Detail)
+	case "release":
+		return join("gave the address back", e.Detail)
+	case "exhausted":
+		return join("gets no address: all of the pool are taken", e.Detail)
+	case "offer", "probe":
+		return "" // what follows says it: the ack, the request
 	}
-	return ""
+	return join(e.Kind, e.Detail) // a newer daemon's
 }
 
 func join(text, detail string) string {
@@ -98,15 +109,33 @@ func sized(n int64) string {
 	return ", " + amount(n)
 }
 
+// columns is how long a bar's line may be: in the 80th, some terminals wrap.
+const columns = 79
+
 // bar draws how far a file is.
 func bar(e api.BootEvent) string {
-	const width = 30
+	const shortest, longest = 10, 30
+	head := "polder: " + e.MAC + "  "
+	room := columns - len(head)
 	if e.Size <= 0 {
-		return fmt.Sprintf("%s  %s  %s", e.Name, amount(e.Bytes), rate(e.Bytes, e.Took))
+		tail := "  " + amount(e.Bytes) + "  " + rate(e.Bytes, e.Took)
+		return head + shorten(e.Name, room-len(tail)) + tail
 	}
-	full := int(min(e.Bytes, e.Size) * width / e.Size)
-	return fmt.Sprintf("%s [%s%s] %3d %%  %s", e.Name, strings.Repeat("#", full), strings.Repeat(".", width-full),
-		min(e.Bytes, e.Size)*100/e.Size, rate(e.Bytes, e.Took))
+	sent := min(e.Bytes, e.Size)
+	tail := fmt.Sprintf("] %3d %% %11s", sent*100/e.Size, rate(e.Bytes, e.Took)) // one width, for a steady bar
+	room -= len(" [") + len(tail)
+	name := shorten(e.Name, room-shortest)
+	width := min(room-len(name), longest)
+	full := int(sent * int64(width) / e.Size)
+	return head + name + " [" + strings.Repeat("#", full) + strings.Repeat(".", width-full) + tail
+}
+
+// shorten leaves the end of a name, which tells files apart. Names are ASCII.
+func shorten(name string, n int) string {
+	if len(name) <= n {
+		return name
+	}
+	return "..." + name[len(name)-n+3:]
 }
 
 // amount writes a number of bytes as people do: decimal prefixes, three digits.

@@ -30,6 +30,7 @@ import (
 	"sync"
 
 	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
@@ -118,8 +119,12 @@ type Stack struct {
 	closed bool
 }
 
+// silence ends netstack's log lines on standard error, which guests could cause at any rate.
+var silence = sync.OnceFunc(func() { log.SetTarget(&log.MultiEmitter{}) })
+
 // New returns a running stack.
 func New(cfg Config) (*Stack, error) {
+	silence()
 	if !cfg.Addr.IsValid() || !cfg.Addr.Addr().Is4() {
 		return nil, fmt.Errorf("ipstack: address %v is not an IPv4 address with prefix length", cfg.Addr)
 	}

@@ -5,7 +5,6 @@ struct pxe_structure pxe_structure __attribute__((aligned(16)));
 struct pxenv_structure pxenv_structure __attribute__((aligned(16)));
 
 extern const uint8_t pxe_entry[], pxenv_entry[], undi_rom_id[], resident_end[];
-extern uint16_t rom_segment;
 
 static uint8_t negative_sum(const void *data, uint16_t n)
 {

@@ -4,6 +4,7 @@
 #include "dhcp.h"
 #include "pxe.h"
 #include "tftp.h"
+#include "window.h"
 
 static bool udp_is_open;
 
@@ -28,8 +29,6 @@ uint16_t base_tftp_open(void *params)
 		return PXE_UDP_OPEN;
 	if (tftp_is_open())
 		return PXE_TFTP_OPEN;
-	if (p->PacketSize < TFTP_BLOCK_DEFAULT)
-		return PXE_TFTP_INVALID_PACKET_SIZE;
 	if (!ready())
 		return PXE_TFTP_CANNOT_OPEN_CONNECTION;
 	memcpy(name, p->FileName, API_FILE_NAME);
@@ -38,9 +37,11 @@ uint16_t base_tftp_open(void *params)
 		.server = p->ServerIPAddress,
 		.gateway = p->GatewayIPAddress,
 		.port = p->TFTPPort,
-		.block_size = p->PacketSize < TFTP_BLOCK_MAX ? p->PacketSize : TFTP_BLOCK_MAX,
+		.block_size = TFTP_BLOCK_DEFAULT,	/* the smallest the specification knows */
 		.name = name,
 	};
+	if (p->PacketSize > TFTP_BLOCK_DEFAULT)
+		f.block_size = p->PacketSize < TFTP_BLOCK_MAX ? p->PacketSize : TFTP_BLOCK_MAX;
 	uint16_t status = tftp_open(&f);
 	if (status == PXE_SUCCESS)
 		p->PacketSize = tftp_block_size();
@@ -74,12 +75,14 @@ uint16_t load_file(const struct tftp_file *f, uint32_t to, uint32_t *size,
 		   void (*progress)(uint32_t done))
 {
 	uint32_t done = 0, announced;
+	bool known;
 	struct tftp_block b;
 
 	uint16_t status = tftp_open(f);
 	if (status != PXE_SUCCESS)
 		return status;
-	if (tftp_size(&announced) && announced > *size) {
+	known = tftp_size(&announced);
+	if (known && announced > *size) {
 		tftp_close();
 		return PXE_BSTRAP_FILE_TOO_BIG;
 	}
@@ -98,6 +101,8 @@ uint16_t load_file(const struct tftp_file *f, uint32_t to, uint32_t *size,
 	} while (!b.last);
 	tftp_close();
 	*size = done;
+	if (status == PXE_SUCCESS && known && done != announced)
+		return PXE_TFTP_CANNOT_READ_FROM_CONNECTION;	/* a block came cut short */
 	return status;
 }
 
@@ -184,6 +189,7 @@ uint16_t base_udp_open(void *params)
 		return PXE_FAILURE;
 	if (p->src_ip != 0)
 		net.address = p->src_ip;
+	window_forget();
 	udp_is_open = true;
 	return PXE_SUCCESS;
 }
@@ -197,6 +203,13 @@ uint16_t base_udp_close(void *params)
 	return PXE_SUCCESS;
 }
 
+/* wanted tells whether a datagram is one the call asked for. */
+static bool wanted(const struct udp_read_call *p, const struct datagram *d)
+{
+	return (p->dest_ip == 0 || d->destination == p->dest_ip) &&
+	       (p->d_port == 0 || d->destination_port == p->d_port);
+}
+
 uint16_t base_udp_read(void *params)
 {
 	struct udp_read_call *p = params;
@@ -205,19 +218,27 @@ uint16_t base_udp_read(void *params)
 	if (!udp_is_open)
 		return PXE_UDP_CLOSED;
 	while (ready() && net_poll(&d)) {
-		if ((p->dest_ip == 0 || d.destination == p->dest_ip) &&
-		    (p->d_port == 0 || d.destination_port == p->d_port)) {
-			uint16_t n = d.length < p->buffer_size ? d.length : p->buffer_size;
-			copy_far(p->buffer, far(rx_segment, d.data), n);
-			p->src_ip = d.source;
-			p->dest_ip = d.destination;
-			p->s_port = d.source_port;
-			p->d_port = d.destination_port;
-			p->buffer_size = n;
+		enum window_verdict verdict = wanted(p, &d) ? window_incoming(&d) : WINDOW_DROP;
+		if (verdict == WINDOW_DROP) {
 			net_release();
-			return PXE_SUCCESS;
+			continue;
 		}
+		farptr data = far(rx_segment, d.data);
+		uint16_t n = d.length;
+		if (verdict == WINDOW_CHANGED) {
+			data = near_far(window_packet);
+			n = window_packet_length;
+		}
+		if (n > p->buffer_size)
+			n = p->buffer_size;
+		copy_far(p->buffer, data, n);
+		p->src_ip = d.source;
+		p->dest_ip = d.destination;
+		p->s_port = d.source_port;
+		p->d_port = d.destination_port;
+		p->buffer_size = n;
 		net_release();
+		return PXE_SUCCESS;
 	}
 	return PXE_FAILURE;	/* nothing there: the caller asks again */
 }
@@ -225,15 +246,33 @@ uint16_t base_udp_read(void *params)
 uint16_t base_udp_write(void *params)
 {
 	const struct udp_write_call *p = params;
+	struct outgoing o = {
+		.server = p->ip,
+		.gateway = p->gw,
+		.source_port = p->src_port != 0 ? p->src_port : DEFAULT_SOURCE_PORT,
+		.destination_port = p->dst_port,
+		.data = p->buffer,
+		.length = p->buffer_size,
+	};
 
 	if (!udp_is_open)
 		return PXE_UDP_CLOSED;
 	if (p->buffer_size > UDP_PAYLOAD_MAX)
 		return PXE_OUT_OF_RESOURCES;
-	if (!ready() || !net_send(p->ip, p->gw, p->src_port != 0 ? p->src_port : DEFAULT_SOURCE_PORT,
-				  p->dst_port, p->buffer, p->buffer_size))
-		return PXE_ARP_TIMEOUT;
-	return PXE_SUCCESS;
+	if (!ready())
+		return PXE_FAILURE;
+	switch (window_outgoing(&o)) {
+	case WINDOW_DROP:
+		return PXE_SUCCESS;
+	case WINDOW_CHANGED:
+		o.data = near_far(window_packet);
+		o.length = window_packet_length;
+		break;
+	case WINDOW_PASS:
+		break;
+	}
+	return net_send(o.server, o.gateway, o.source_port, o.destination_port, o.data, o.length) ?
+		PXE_SUCCESS : PXE_ARP_TIMEOUT;
 }
 
 uint16_t base_get_cached_info(void *params)

@@ -17,7 +17,7 @@ static const struct message {
 	{ PXE_TFTP_UNKNOWN_OPCODE, "TFTP unknown opcode." },
 	{ PXE_TFTP_READ_TIMEOUT, "TFTP read timeout." },
 	{ PXE_TFTP_ERROR_OPCODE, "Error received from TFTP server." },
-	{ PXE_TFTP_CANNOT_READ_FROM_CONNECTION, "TFTP cannot read from connection." },
+	{ PXE_TFTP_CANNOT_READ_FROM_CONNECTION, "TFTP cannot read from connection: the file came incomplete." },
 	{ PXE_TFTP_FILE_NOT_FOUND, "TFTP error: file not found." },
 	{ PXE_TFTP_ACCESS_VIOLATION, "TFTP error: access violation." },
 	{ PXE_TFTP_INVALID_PACKET_SIZE, "TFTP invalid packet size." },
@@ -109,7 +109,10 @@ static uint16_t prepare(void)
 	print("DHCP (Esc to skip) ");
 	status = dhcp_configure(&choice);
 	if (net.address != 0)
-		print("\nAddress %i, mask %i, gateway %i\n", net.address, net.mask, net.gateway);
+		print("\nAddress %i, mask %i", net.address, net.mask);
+	if (net.gateway != 0)
+		print(", gateway %i", net.gateway);
+	print("\n");
 	return status == PXE_SUCCESS ? load_nbp(&choice) : status;
 }
 
@@ -118,7 +121,9 @@ static uint16_t prepare(void)
 void boot_from_network(void)
 {
 	api_init();
+	keyboard_is_ours = true;
 	uint16_t status = prepare();
+	keyboard_is_ours = false;
 	if (status == PXE_SUCCESS) {
 		api_hook();
 		status = run_nbp();

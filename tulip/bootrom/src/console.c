@@ -1,6 +1,8 @@
 #include <stdarg.h>
 #include "console.h"
 
+bool keyboard_is_ours;
+
 static void put_decimal(uint32_t v)
 {
 	char digits[10];
@@ -95,7 +97,7 @@ int key_pressed(void)
 
 bool canceled(void)
 {
-	int key = key_pressed();
+	int key = keyboard_is_ours ? key_pressed() : 0;
 
 	return key == KEY_ESC || key == KEY_CTRL_C;
 }

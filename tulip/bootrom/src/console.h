@@ -22,7 +22,12 @@ int key_pressed(void);
 
 enum { KEY_ESC = 0x1b, KEY_CTRL_C = 0x03, KEY_ENTER = 0x0d, KEY_F8 = 0x88 };
 
-/* canceled tells whether the user pressed Esc or Ctrl-C; other keys are eaten. */
+/* keyboard_is_ours is set while the ROM itself is what the user sees. A boot program
+ * gets its keys to itself. */
+extern bool keyboard_is_ours;
+
+/* canceled tells whether the user pressed Esc or Ctrl-C; other keys are eaten. It
+ * is false while the keyboard is not ours. */
 bool canceled(void);
 
 #endif

@@ -137,6 +137,7 @@ static bool receive(struct cached *c)
 		    (d.source_port == SERVER_PORT || d.source_port == PROXY_PORT);
 	if (good) {
 		uint16_t n = d.length < sizeof c->packet ? d.length : sizeof c->packet;
+		memset(c, 0, sizeof *c);
 		copy_from_far(&c->packet, far(rx_segment, d.data), n);
 		c->length = n;
 		good = c->packet.op == BOOTREPLY && c->packet.xid == xid &&

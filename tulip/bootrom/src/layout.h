@@ -34,7 +34,7 @@
 #define RX_BUFFER_SIZE	1536
 #define RX_AREA		(RX_BUFFERS * RX_BUFFER_SIZE)
 
-/* The 64 KiB segment of the BIOS data area's "memory size" word (40:13h). */
+/* The BIOS data area, as linear addresses. */
 #define BDA_MEMORY_KB	0x413
 #define BDA_TICKS	0x46c
 #define BDA_KBD_HEAD	0x41a

@@ -131,7 +131,7 @@ static void receive_arp(uint16_t offset, uint16_t length)
 		return;
 	if (memcmp(arp.sender_mac, nic.mac, MAC_LENGTH) == 0)
 		return;
-	/* Somebody sends with our address, or probes for it (RFC 5227, 2.1.1). */
+	/* Somebody else sends with our address (RFC 5227, 2.1.1). */
 	if (arp.sender_ip == net.address) {
 		net.conflict = true;
 		memcpy(net.rival, arp.sender_mac, MAC_LENGTH);

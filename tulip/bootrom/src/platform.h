@@ -51,10 +51,13 @@ static inline uint32_t near_linear(const void *p)
 #define FS_BYTES const uint8_t __seg_fs *	/* bytes in the receive buffers */
 
 extern uint16_t rx_segment;	/* the segment FS holds */
+extern uint16_t rom_segment;	/* where the BIOS put the ROM we were copied from */
 extern uint16_t pci_bdf;	/* our adapter, as a PCI BIOS numbers it */
 extern farptr int1a_chain;	/* interrupt 1Ah before us */
 extern const uint8_t int1a[];
 
+/* run_nbp runs the program at NBP_ADDRESS and returns what it left in AX; restart_nbp
+ * abandons it for another one, loaded to the same place. */
 uint16_t run_nbp(void);
 void restart_nbp(void) __attribute__((noreturn));
 

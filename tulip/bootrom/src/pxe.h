@@ -152,6 +152,29 @@ struct start_undi {
 	uint16_t AX, BX, DX, DI, ES;
 } PACKED;
 
+/* UNDI ROM ID (section 4.1), in the ROM. */
+struct undi_rom_id {
+	uint8_t Signature[4];
+	uint8_t StructLength;
+	uint8_t StructCksum;
+	uint8_t StructRev;
+	uint8_t UNDIRev[3];
+	uint16_t UNDILoader;
+	uint16_t StackSize;
+	uint16_t DataSize;
+	uint16_t CodeSize;
+	uint8_t BusType[4];
+} PACKED;
+
+/* What the UNDI loader takes (section 4.1.1). */
+struct undi_loader {
+	uint16_t Status;
+	uint16_t AX, BX, DX, DI, ES;
+	uint16_t UNDI_DS, UNDI_CS;
+	farptr PXEptr;
+	farptr PXENVptr;
+} PACKED;
+
 struct multicast_list {
 	uint16_t MCastAddrCount;
 	uint8_t McastAddr[8][API_MAC_LENGTH];

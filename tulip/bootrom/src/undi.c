@@ -7,8 +7,6 @@
 
 enum { MTU = 1500, HARDWARE_ETHERNET = 1, NIC_PCI = 2 };
 
-extern uint16_t rom_segment;
-
 static bool probed(void)
 {
 	return nic.io != 0 || nic_probe();

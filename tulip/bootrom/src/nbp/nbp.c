@@ -21,6 +21,8 @@ enum {
 	BLOCK = 512,
 	HIGH_ADDRESS = 0x200000,	/* where TFTP_READ_FILE is tried above 1 MiB */
 	LOW_ADDRESS = 0x40000,
+	DRIVER_CODE = 0x2000,		/* segments for a second driver */
+	DRIVER_DATA = 0x3000,
 	PIC1 = 0x20,
 	PIC2 = 0xa0,
 	END_OF_INTERRUPT = 0x20,
@@ -222,10 +224,11 @@ static void check_information(void)
 	       returns(PXENV_GET_CACHED_INFO, &borrow, PXE_SUCCESS) && borrow.Buffer != 0);
 }
 
+/* introduce says who we are and what to do next: last, so that it stays on the
+ * screen. */
 static void introduce(void)
 {
-	print("\nPolder's default boot program\n\n");
-	print("  adapter   MAC %m, I/O %x, IRQ %d\n", adapter.CurrentNodeAddress,
+	print("\n  adapter   MAC %m, I/O %x, IRQ %d\n", adapter.CurrentNodeAddress,
 	      adapter.BaseIo, adapter.IntNumber);
 	print("  address   %i, mask %i\n", acknowledged.packet.your,
 	      address_option(&acknowledged, OPTION_MASK));
@@ -617,6 +620,55 @@ static void check_undi(void)
 	expect("UNDI_CLOSE", PXENV_UNDI_CLOSE, &any, PXE_SUCCESS);
 }
 
+/* check_loader has the UNDI loader of the ROM load a second driver, and tries it. */
+static void check_loader(void)
+{
+	static struct undi_loader loader;
+	static farptr loader_at;
+	struct undi_rom_id id;
+	struct undi_get_nic_type type;
+	struct pxe_structure pxe;
+	struct start_undi start = { 0 };
+	struct undi_open open = { .PktFilter = 3 };
+	struct unload_stack any;
+	uint32_t ax;
+
+	copy_from_far(&pxe, pxe_at, sizeof pxe);
+	copy_from_far(&id, pxe.UNDIROMID, sizeof id);
+	bool ok = memcmp(id.Signature, "UNDI", 4) == 0 &&
+		  sums_to_zero(pxe.UNDIROMID, sizeof id) &&
+		  returns(PXENV_UNDI_GET_NIC_TYPE, &type, PXE_SUCCESS);
+	if (ok) {
+		loader_at = far(pxe.UNDIROMID >> 16, id.UNDILoader);
+		loader.AX = start.AX = type.BusDevFunc;
+		loader.UNDI_CS = DRIVER_CODE;
+		loader.UNDI_DS = DRIVER_DATA;
+		__asm__ volatile("pushw	%%ds\n\t"
+				 "pushw	%w[params]\n\t"
+				 "lcallw	*%[loader]\n\t"
+				 "addw	$4, %%sp"
+				 : "=a"(ax)
+				 : [params] "D"(&loader), [loader] "m"(loader_at)
+				 : "memory", "cc");
+		ok = (ax & 0xffff) == 0 && loader.Status == PXE_SUCCESS &&
+		     sums_to_zero(loader.PXEptr, sizeof pxe) &&
+		     sums_to_zero(loader.PXENVptr, sizeof(struct pxenv_structure));
+	}
+	result("UNDI loader in the ROM", ok);
+	if (!ok)
+		return;
+	copy_from_far(&pxe, loader.PXEptr, sizeof pxe);
+	entry = pxe.EntryPointSP;
+	result("the driver it loaded", returns(PXENV_START_UNDI, &start, PXE_SUCCESS) &&
+	       returns(PXENV_UNDI_STARTUP, &any, PXE_SUCCESS) &&
+	       returns(PXENV_UNDI_INITIALIZE, &any, PXE_SUCCESS) &&
+	       returns(PXENV_UNDI_OPEN, &open, PXE_SUCCESS) &&
+	       resolve_polled() &&
+	       returns(PXENV_UNDI_CLOSE, &any, PXE_SUCCESS) &&
+	       returns(PXENV_UNDI_SHUTDOWN, &any, PXE_SUCCESS) &&
+	       returns(PXENV_STOP_UNDI, &any, PXE_SUCCESS));
+}
+
 static void check_end(void)
 {
 	struct unload_stack any;
@@ -643,8 +695,7 @@ void nbp_main(void)
 	copy_from_far(&pxe, pxe_at, sizeof pxe);
 	entry = pxe.EntryPointSP;
 	gather();
-	introduce();
-	print("Checking the PXE API:\n");
+	print("\nPolder's default boot program. It checks the PXE API:\n");
 	check_structures();
 	check_information();
 	check_queries();
@@ -652,7 +703,9 @@ void nbp_main(void)
 	check_udp();
 	check_undi();
 	check_end();
-	print("\nPolder PXE self-test: %d of %d passed\n", passed, checks);
+	check_loader();
+	print("Polder PXE self-test: %d of %d passed\n", passed, checks);
 	if (passed != checks)
 		print("Polder PXE self-test: FAILED\n");
+	introduce();
 }

@@ -1,0 +1,21 @@
+package device
+
+// RekickDelay is how long a line stays untold after UNMASK.
+const RekickDelay = rekickDelay
+
+// Pin returns the level of the chip's interrupt pin.
+func (t *Tulip) Pin() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.intx.level
+}
+
+// Busy reports whether the transmitter has work to do, or frames on their way.
+func (t *Tulip) Busy() bool {
+	t.pullMu.Lock()
+	defer t.pullMu.Unlock()
+	return t.Arm()
+}
+
+// Running reports whether Run has begun, and not ended.
+func (t *Tulip) Running() bool { return t.in.Load() != nil }
