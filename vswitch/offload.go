@@ -259,7 +259,7 @@ func (h *headers) udpLen(head []byte) int {
 
 // anyOffload reports whether one of frames has an Offload. It is a loop of its
 // own because sort, with so much as a branch for it, takes 5 ns a frame longer;
-// this takes less than one.
+// this takes about one.
 func anyOffload(frames []Frame) bool {
 	for i := range frames {
 		if o := &frames[i].Offload; o.NeedsChecksum || o.GSO != GSONone {
