@@ -34,8 +34,8 @@ type Spinners struct {
 // for the guest that they wait for.
 func NewSpinners(limit int) *Spinners { return &Spinners{limit: int32(limit)} }
 
-// start reports whether one more may spin; then it must call stop.
-func (s *Spinners) start() bool {
+// Start reports whether one more may spin; then it must call Stop. A nil s lets none.
+func (s *Spinners) Start() bool {
 	if s == nil || s.limit <= 0 {
 		return false
 	}
@@ -46,7 +46,8 @@ func (s *Spinners) start() bool {
 	return true
 }
 
-func (s *Spinners) stop() { s.now.Add(-1) }
+// Stop ends what Start permitted.
+func (s *Spinners) Stop() { s.now.Add(-1) }
 
 // next waits for the next message and reads up to len(p) bytes of it, as receiver.recvmsg does. Before
 // it sleeps it lets the device do its work, and, if the client was quick the last time, it looks out for a while.
@@ -63,12 +64,12 @@ func (c *conn) next(p []byte) (n int, control []byte, truncated bool, err error)
 	}
 	idle := time.Now()
 	runtime.Gosched() // what the device has woken runs here and now, not when another thread finds it
-	if c.quick && c.spinners.start() {
+	if c.quick && c.spinners.Start() {
 		for err == unix.EAGAIN && time.Since(idle) < spinTime {
 			runtime.Gosched()
 			n, control, truncated, err = c.receiver.recvmsg(c.fd, p, unix.MSG_DONTWAIT)
 		}
-		c.spinners.stop()
+		c.spinners.Stop()
 	}
 	if err == unix.EAGAIN {
 		n, control, truncated, err = c.receiver.recvmsg(c.fd, p, 0)
