@@ -29,6 +29,12 @@ func NewRAM(tb testing.TB, gpa uint64, size int) *RAM {
 	return r
 }
 
+// NewSharedRAM returns RAM of one region at gpa, to read and write, which is mem: memory that a device somewhere else
+// has too. It stays the caller's.
+func NewSharedRAM(gpa uint64, mem []byte) *RAM {
+	return &RAM{next: gpa, regions: []region{{gpa, mem, true, true}}}
+}
+
 // AddRegion adds a region. It does not overlap others, and is not contiguous with them here even
 // if it is in the guest. read and write say what the device may do.
 func (r *RAM) AddRegion(tb testing.TB, gpa uint64, size int, read, write bool) {
