@@ -106,6 +106,8 @@ func TestBadInput(t *testing.T) {
 		{"run: nothing after --", []string{"run", "--"}, 2, "run: give QEMU's command line after --, as in: polder run -- qemu-system-x86_64 -m 1G"},
 		{"run: unknown flag", []string{"run", "--frob", "--", qemu}, 2, `unknown flag --frob, did you mean "--rom"?`},
 		{"run: no adapter", []string{"run", "--legacy=false", "--", qemu}, 2, "run: --legacy=false leaves the guest without an adapter: leave it out, or give --synthetic"},
+		{"run: queues of a legacy adapter", []string{"run", "--queues", "2", "--", qemu}, 2, "run: --queues goes with --synthetic"},
+		{"run: too many queues", []string{"run", "--synthetic", "--queues", "129", "--", qemu}, 2, "run: --queues 129: from 1 to 128"},
 		{"run: initrd alone", []string{"run", "--initrd", "x", "--", qemu}, 2, "run: --initrd and --append go with --kernel"},
 		{"run: kernel without root", []string{"run", "--kernel", "x", "--", qemu}, 2, "run: --boot and --kernel name files in the --root directory, which is not given"},
 		{"run: kernel and boot", []string{"run", "--root", root, "--kernel", "x", "--boot", "y", "--", qemu}, 2, "--boot and --kernel can't be used together"},
