@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"strings"
@@ -11,6 +12,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"polder/device"
 	"polder/device/guestmem"
@@ -24,10 +27,10 @@ import (
 
 // layouts are rings as drivers have them.
 var layouts = []virtqtest.Options{
-	{},
-	{EventIdx: true, Indirect: true},
-	{Packed: true},
-	{Packed: true, EventIdx: true, Indirect: true, InOrder: true},
+	{Num: 128},
+	{Num: 128, EventIdx: true, Indirect: true},
+	{Num: 128, Packed: true},
+	{Num: 128, Packed: true, EventIdx: true, Indirect: true, InOrder: true},
 }
 
 // virtioPair returns two adapters on a switch, with a guest each.
@@ -571,6 +574,91 @@ func TestVirtioNetBadConfig(t *testing.T) {
 	for _, pairs := range []int{-1, device.MaxPairs + 1} {
 		if _, err := device.NewVirtioNet(device.VirtioNetConfig{Pairs: pairs, Log: discard}); err == nil {
 			t.Errorf("%d pairs: no error", pairs)
+		}
+	}
+}
+
+// TestVirtioNetPipe calls a guest by a pipe, as User Mode Linux has it, whoever made it blocking and full.
+func TestVirtioNetPipe(t *testing.T) {
+	v := newVirtioNet(t, device.VirtioNetConfig{})
+	joinVirtioNet(t, newSwitch(t), v, "guest")
+	g := attachVirtio(t, v, virtioOptions{})
+	r, w, err := os.Pipe()
+	check(t, err)
+	defer r.Close()
+	defer w.Close()
+	check(t, g.client.Set(vhostusertest.SetVringCall, vhostusertest.Payload(uint64(0)), int(w.Fd()))) // Fd makes it blocking
+	_, err = g.client.GetU64(vhostusertest.GetFeatures)
+	check(t, err)
+	var bell [8]byte
+	if n, err := r.Read(bell[:]); n != 8 || bell[0] != 1 {
+		t.Fatalf("the new pipe was not signalled: %d bytes % x, %v", n, bell, err)
+	}
+	f := whole(tt.Frame(tt.Broadcast, macA, 60))
+	one := []*vswitch.Frame{&f}
+	for range 10000 { // more than the pipe has room for
+		if n := v.Deliver(one); n != 1 {
+			t.Fatalf("Deliver returned %d", n)
+		}
+		g.receive(0)
+	}
+	if n, err := r.Read(bell[:]); n != 8 || bell[0] != 1 {
+		t.Errorf("the pipe was not signalled for a frame: %d bytes % x, %v", n, bell, err)
+	}
+}
+
+// TestVirtioNetStubbornKick stops a ring whose front end has made the kick's eventfd blocking.
+func TestVirtioNetStubbornKick(t *testing.T) {
+	a, b := virtioPair(t, virtioOptions{})
+	r := a.tx[0]
+	check(t, unix.SetNonblock(r.vring.KickFD, false))
+	a.send(tt.Frame(tt.Broadcast, macA, 60)) // wakes the worker, which now waits in the system call
+	b.receive(0)
+	if err := a.gone(); err != io.EOF && err != nil {
+		t.Errorf("the attachment ended with %v", err)
+	}
+}
+
+// TestVirtioNetFeatures has the configuration, and nothing else, decide what is offered, and the guest's driver, as long
+// as it is there, what the switch may leave undone.
+func TestVirtioNetFeatures(t *testing.T) {
+	const offloads = fCsum | fGuestCsum | fGuestTSO4 | fHostTSO4
+	for _, c := range []struct {
+		config  device.VirtioNetConfig
+		offered uint64
+		not     uint64
+	}{
+		{device.VirtioNetConfig{}, fVersion1 | fMergeable | offloads | vhostusertest.FeaturePacked, 1 << 22},
+		{device.VirtioNetConfig{NoPacked: true}, fVersion1 | fMergeable | offloads, vhostusertest.FeaturePacked | 1<<22},
+		{device.VirtioNetConfig{NoOffload: true}, fVersion1 | fMergeable | vhostusertest.FeaturePacked, offloads | 1<<22},
+		{device.VirtioNetConfig{Pairs: 2}, fVersion1 | fMergeable | 1<<22, 0},
+	} {
+		v := newVirtioNet(t, c.config)
+		if f := v.Features(); f&c.offered != c.offered || f&c.not != 0 {
+			t.Errorf("%+v: features %#x, want %#x and not %#x", c.config, f, c.offered, c.not)
+		}
+	}
+	v := newVirtioNet(t, device.VirtioNetConfig{})
+	joinVirtioNet(t, newSwitch(t), v, "guest")
+	for _, c := range []struct {
+		features uint64
+		want     vswitch.OffloadSet
+	}{
+		{fMergeable, 0},
+		{fGuestCsum, vswitch.OffloadChecksum},
+		{fGuestTSO4, 0},
+		{fGuestCsum | fGuestTSO4, vswitch.OffloadChecksum | vswitch.OffloadTSO4},
+		{fGuestCsum | 1<<8 | 1<<9, vswitch.OffloadChecksum | vswitch.OffloadTSO6 | vswitch.OffloadECN},
+		{fGuestCsum | 1<<54, vswitch.OffloadChecksum},
+		{fGuestCsum | 1<<54 | 1<<55, vswitch.OffloadChecksum | vswitch.OffloadUSO},
+	} {
+		g := attachVirtio(t, v, virtioOptions{features: c.features})
+		if got := v.Accepts(); got != c.want {
+			t.Errorf("features %#x: accepts %b, want %b", c.features, got, c.want)
+		}
+		g.gone()
+		if got := v.Accepts(); got != 0 {
+			t.Errorf("detached: accepts %b", got)
 		}
 	}
 }

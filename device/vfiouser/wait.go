@@ -23,14 +23,14 @@ type Worker interface {
 // which QEMU takes most; waking a sleeping thread takes longer than that.
 const spinTime = 100 * time.Microsecond
 
-// Spinners limits how many connections may look out for messages at the same time instead of
+// Spinners limits how many goroutines may look out for messages, or for other work, at the same time instead of
 // sleeping. Its zero value lets none.
 type Spinners struct {
 	limit int32
 	now   atomic.Int32
 }
 
-// NewSpinners lets up to limit connections spin. A machine needs a processor for each, and one
+// NewSpinners lets up to limit goroutines spin. A machine needs a processor for each, and one
 // for the guest that they wait for.
 func NewSpinners(limit int) *Spinners { return &Spinners{limit: int32(limit)} }
 
