@@ -1,6 +1,6 @@
 // Package device joins a guest's adapter to the switch. It knows three things and puts them
-// together: a protocol by which a hypervisor attaches (package vfiouser), a model of the
-// adapter (package tulip), and a port of the switch (package vswitch). It owns the goroutines;
+// together: a protocol by which a hypervisor attaches (package vfiouser or vhostuser), a model of the
+// adapter (package tulip or virtq), and a port of the switch (package vswitch). It owns the goroutines;
 // the three know nothing of each other.
 //
 // # The nouns
@@ -30,12 +30,23 @@
 // when the guest has freed descriptors, which is looked for at its next register access, at the next
 // Deliver and by a timer. Only when the backlog is full is a frame lost, and the chip told of it.
 //
+// # The synthetic adapter
+//
+// A VirtioNet has no registers, which the hypervisor keeps: it has rings (package virtq), which an attachment
+// by vhost-user (package vhostuser) hands over and takes back one by one. A transmit ring
+// has a worker from its start to its stop. The rest is the same: an adapter outlives its attachments, a worker
+// pulls and forwards, Deliver copies into the guest's memory.
+//
 // # Locks
 //
 // Tulip.gate is held for reading during one Pull and for writing while memory is mapped or
 // unmapped, so that memory that a Pull lends to a receiver stays. Tulip.mu guards the chip, the
 // memory map and the interrupt line; it is never held while the switch is called, since a
 // peer may be calling us at that moment. gate is taken before mu.
+//
+// Each ring of a VirtioNet has a lock. That of a transmit ring is held during a whole Pull, also while the switch is
+// called; that of a receive ring never. Memory changes only while no ring runs, and to stop a
+// ring takes its lock, so there is nothing else for memory to be held by.
 //
 // # Hostile guests
 //

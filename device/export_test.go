@@ -34,3 +34,6 @@ func (t *Tulip) Busy() bool {
 
 // Running reports whether Run has begun, and not ended.
 func (t *Tulip) Running() bool { return t.in.Load() != nil }
+
+// Pull pulls from a transmit ring of a synthetic adapter, whose worker sleeps.
+func (v *VirtioNet) Pull(pair int) int { return v.tx[pair].Pull(txBudget) }

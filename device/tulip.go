@@ -162,7 +162,7 @@ func (t *Tulip) Run(ctx context.Context, in *vswitch.Ingress) {
 	t.pullMu.Lock()
 	t.in.Store(in)
 	t.pullMu.Unlock()
-	work(ctx, t)
+	work(ctx, t, pullBudget, nil)
 	t.pullMu.Lock()
 	t.in.Store(nil)
 	t.pullMu.Unlock()

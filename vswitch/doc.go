@@ -17,6 +17,8 @@
 //     whoever wrote them, so what the switch judges is what it sends.
 //  2. The frame's format and addresses are checked. One that fails is dropped
 //     with a [DropReason], counted at the sending port; so is every later drop.
+//     A frame may leave a checksum, or cutting it into packets of a usual size,
+//     to the network adapter ([Offload]); then its headers must agree.
 //  3. The source address is learned: it is behind the sending port.
 //  4. The destination is looked up. A known address leads to one port. A group
 //     address, or one not known, goes to every port but the sender's (a
@@ -26,7 +28,9 @@
 //  5. When the batch is sorted, each port that gets anything gets one
 //     [Port.Deliver] call with its frames, in the order they were sent. The
 //     port copies what fits and says how many did; the rest are dropped with
-//     the reason "receiver-full", counted at the receiving port.
+//     the reason "receiver-full", counted at the receiving port. What was left
+//     to an adapter the switch does for those ports that do not accept it
+//     ([OffloadPort]); they may get several calls.
 //
 // Nothing on this path blocks, queues, allocates or asks for the time. A frame
 // is copied once, by the receiving port, on the sender's goroutine. Between

@@ -31,19 +31,36 @@ type Frame struct {
 	Len int
 
 	// Offload is the work the sender left undone. It is zero for an ordinary
-	// frame, which is complete as it lies there; senders leave it zero, since no
-	// port takes other frames yet.
+	// frame, which is complete as it lies there. The switch believes none of it
+	// and gives ports one of its own making; see [Offload].
 	Offload Offload
 }
 
 // Offload says what is missing in a frame that its sender left for the network
 // adapter to finish, in the terms of struct virtio_net_hdr (virtio 1.2, 5.1.6).
+//
+// It is about TCP or UDP in an IP packet that is not a fragment, with all its
+// headers in Head. A frame whose Offload does not agree with its headers is
+// dropped, so a port can rely on what it gets. What its port does not accept
+// (see [OffloadPort]) the switch does before it delivers.
 type Offload struct {
-	NeedsChecksum  bool    // a 16-bit Internet checksum is to be filled in
-	ChecksumStart  uint16  // first byte that the checksum covers, counted from the frame's first
-	ChecksumOffset uint16  // where the checksum goes, in bytes after ChecksumStart
-	GSO            GSOKind // what to cut the frame into; GSONone: nothing
-	GSOSize        uint16  // bytes of payload in each piece
+	// NeedsChecksum says that the TCP or UDP checksum is to be filled in.
+	// Whatever is in its place, a sum of the pseudo-header by custom, is ignored.
+	// If false, GSO must be GSONone, and nothing else here means anything.
+	NeedsChecksum bool
+
+	// ECN says that TCP is to be cut and has CWR set, which only the first
+	// segment keeps (RFC 3168, 6.1.2). The switch sets it; what a sender says
+	// does not matter.
+	ECN bool
+
+	// GSO is what to cut the frame into; GSONone: nothing.
+	GSO GSOKind
+
+	ChecksumStart  uint16 // first byte that the checksum covers, counted from the frame's first
+	ChecksumOffset uint16 // where the checksum goes, in bytes after ChecksumStart
+	GSOSize        uint16 // bytes of payload in each piece but the last, which has the rest
+	HeadersLen     uint16 // bytes before the payload of what is to be cut; set by the switch, as ECN is
 }
 
 // GSOKind names the protocol at which an oversized frame is cut into pieces.

@@ -17,6 +17,13 @@ type Ingress struct {
 	own   []ownList
 	where []uint16 // index slot; 1 + the index in own, or 0
 
+	// A batch that came with an Offload is sorted as a copy whose Offloads were
+	// checked. Where such a frame goes to a port that does not accept it,
+	// finisher makes others of it; it is there once it was needed.
+	checked    []Frame
+	unfinished bool // one of checked has an Offload
+	finisher   *finisher
+
 	// What a batch adds to the counters of from.
 	rx    tally
 	moves uint64
@@ -49,6 +56,9 @@ func (in *Ingress) Forward(frames []Frame) {
 		in.where = make([]uint16, len(t.bySlot))
 	}
 	defer in.finish() // also after a panic, or the next batch would begin with this one's lists
+	if anyOffload(frames) {
+		frames = in.checkOffloads(frames)
+	}
 	in.sort(t, frames)
 	in.deliver(t)
 }
@@ -132,13 +142,26 @@ func (in *Ingress) deliver(t *table) {
 	if len(in.flood) > 0 {
 		for _, m := range t.members {
 			if m != in.from && in.where[m.slot] == 0 {
-				m.deliver(in.flood)
+				in.deliverTo(m, in.flood)
 			}
 		}
 	}
 	for i := range in.own {
-		in.own[i].to.deliver(in.own[i].frames)
+		in.deliverTo(in.own[i].to, in.own[i].frames)
 	}
+}
+
+// deliverTo gives a port a list, with those frames finished that the port does
+// not accept as they are.
+func (in *Ingress) deliverTo(m *Member, frames []*Frame) {
+	if !in.unfinished {
+		m.deliver(frames)
+		return
+	}
+	if in.finisher == nil {
+		in.finisher = new(finisher)
+	}
+	in.finisher.deliver(m, frames)
 }
 
 // finish forgets the lists, since the frames on them are only lent, and adds the
@@ -153,6 +176,14 @@ func (in *Ingress) finish() {
 		l.to, l.frames = nil, l.frames[:0]
 	}
 	in.own = in.own[:0]
+	if len(in.checked) > 0 {
+		clear(in.checked)
+		in.checked = in.checked[:0]
+		in.unfinished = false
+		if in.finisher != nil {
+			in.finisher.reset() // it is in the middle of a list if a port panicked, or the sender's memory went
+		}
+	}
 
 	m := in.from
 	m.rx.add(in.rx)

@@ -10,7 +10,8 @@ import (
 type Port interface {
 	// Deliver copies frames, in order, for as long as they fit, and returns how
 	// many did. The rest are lost, and the switch counts them. It never waits
-	// for room.
+	// for room. The frames are complete, whatever their senders left undone,
+	// unless the port is an [OffloadPort].
 	//
 	// The list, the frames and the memory they point to belong to the caller.
 	// Deliver reads them, and keeps none of them after it returns.
@@ -38,6 +39,8 @@ type Member struct {
 	port Port
 	slot slot // fixed; free for others only after Leave has flushed it
 
+	offload OffloadPort // port, if it is one
+
 	left bool // guarded by sw.mu
 
 	_     [cacheLine]byte
@@ -48,7 +51,9 @@ type Member struct {
 	_    [cacheLine]byte
 	tx   counters // this line is written by everybody who sends to the port
 	full atomic.Uint64
-	_    [cacheLine]byte
+
+	segmented, completed atomic.Uint64
+	_                    [cacheLine]byte
 }
 
 // Name returns the name the port joined with.
@@ -93,6 +98,9 @@ func (m *Member) Stats() PortStats {
 		TxBytes:     m.tx.bytes.Load(),
 		TxMulticast: m.tx.multicast.Load(),
 		MACMoves:    m.moves.Load(),
+
+		GSOSegmented:       m.segmented.Load(),
+		ChecksumsCompleted: m.completed.Load(),
 	}
 	for r := range st.Drops {
 		st.Drops[r] = m.drops[r].Load()
@@ -106,8 +114,17 @@ func (m *Member) Stats() PortStats {
 	return st
 }
 
-// deliver hands frames to the port and counts what became of them.
-func (m *Member) deliver(frames []*Frame) {
+// accepts returns what the port can do without in the frames it takes now.
+func (m *Member) accepts() OffloadSet {
+	if m.offload == nil {
+		return 0
+	}
+	return m.offload.Accepts()
+}
+
+// deliver hands frames to the port and counts what became of them. It reports
+// whether the port took them all.
+func (m *Member) deliver(frames []*Frame) bool {
 	n := m.port.Deliver(frames)
 	if n > 0 {
 		var sent tally
@@ -118,5 +135,7 @@ func (m *Member) deliver(frames []*Frame) {
 	}
 	if n < len(frames) {
 		m.full.Add(uint64(len(frames) - n))
+		return false
 	}
+	return true
 }

@@ -18,6 +18,7 @@ const (
 	DropReserved                       // to 01:80:C2:00:00:00 to 0F, which bridges do not forward
 	DropHairpin                        // the destination is behind the port the frame came from
 	DropNoPort                         // a flood, and the switch has no other port
+	DropBadOffload                     // Offload does not agree with the headers, or asks for too much
 	DropReceiverFull                   // the receiving port had no room
 	numDropReasons
 )
@@ -30,6 +31,7 @@ var dropNames = [numDropReasons]string{
 	DropReserved:     "reserved-multicast",
 	DropHairpin:      "hairpin",
 	DropNoPort:       "no-port",
+	DropBadOffload:   "bad-offload",
 	DropReceiverFull: "receiver-full",
 }
 
@@ -59,6 +61,8 @@ func (d *DropCounts) Total() uint64 {
 //
 // Every frame handed to Forward is in RxFrames or, when it was too broken to
 // have a length worth counting, only in Drops as a runt, oversize or malformed.
+// A frame that the switch cuts for the port is in TxFrames and TxBytes as the
+// pieces it became, and so are pieces for which there was no room in Drops.
 type PortStats struct {
 	RxFrames    uint64
 	RxBytes     uint64
@@ -67,6 +71,9 @@ type PortStats struct {
 	TxBytes     uint64
 	TxMulticast uint64
 	Drops       DropCounts
+
+	GSOSegmented       uint64 // frames to the port that were cut in software, since it does not accept them whole
+	ChecksumsCompleted uint64 // frames to the port, not cut, whose checksum was filled in in software
 
 	MACs     int    // addresses now known to be behind the port
 	MACMoves uint64 // addresses that were behind another port and then showed up here
@@ -79,6 +86,9 @@ type Stats struct {
 	MACMoves  uint64 // addresses that changed ports
 	Evictions uint64 // addresses forgotten before their time, to make room
 	Refusals  uint64 // times an address was not learned for want of room
+
+	GSOSegmented       uint64 // as in PortStats, all ports together, with those that have left
+	ChecksumsCompleted uint64
 }
 
 // cacheLine keeps what different goroutines write apart, in bytes.

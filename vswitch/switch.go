@@ -47,6 +47,8 @@ type Switch struct {
 	epoch  atomic.Uint32 // ticks since the switch was made; stored by housekeep
 	moves  atomic.Uint64
 
+	segmented, completed atomic.Uint64
+
 	quit chan struct{} // closed by Close
 	done chan struct{} // closed by housekeep
 
@@ -109,6 +111,7 @@ func (s *Switch) Join(name string, p Port, o PortOptions) (*Member, error) {
 	defer s.mu.Unlock()
 	t := s.table.Load()
 	m := &Member{sw: s, name: name, port: p, slot: t.freeSlot()}
+	m.offload, _ = p.(OffloadPort)
 	switch {
 	case s.closed:
 		return nil, s.joinError(name, ErrClosed)
@@ -155,6 +158,9 @@ func (s *Switch) Stats() Stats {
 	st := Stats{
 		Ports:    len(s.table.Load().members),
 		MACMoves: s.moves.Load(),
+
+		GSOSegmented:       s.segmented.Load(),
+		ChecksumsCompleted: s.completed.Load(),
 	}
 	s.fdb.mu.Lock()
 	defer s.fdb.mu.Unlock()

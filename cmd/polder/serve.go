@@ -11,6 +11,7 @@ import (
 	"polder/cmd/internal/config"
 	"polder/cmd/internal/control"
 	"polder/cmd/internal/qemu"
+	"polder/vswitch"
 )
 
 // serveCmd is the daemon.
@@ -84,6 +85,9 @@ func loadConfig(file string) (*config.Config, error) {
 	return config.Parse(file, text)
 }
 
+// shellSpecial is what a shell does not take as it is.
+const shellSpecial = " \t\n'\"\\$`&|;<>(){}[]*?!#~"
+
 // qemuArgsCmd prints a VM's QEMU options.
 type qemuArgsCmd struct {
 	Config string `short:"c" help:"Configuration file." required:"" placeholder:"FILE"`
@@ -110,6 +114,9 @@ func (c *qemuArgsCmd) Run(env *environment) error {
 			if a.BootIndex != nil {
 				qa.BootIndex = *a.BootIndex
 			}
+			if a.Kind == config.KindSynthetic {
+				qa.Synthetic = &qemu.Synthetic{MAC: vswitch.MAC(a.MAC).String(), Queues: max(a.Queues, 1), ROM: a.ROM}
+			}
 			args = append(args, qa.DeviceArgs()...)
 		}
 		if len(vm.Adapters) > 0 {
@@ -117,10 +124,9 @@ func (c *qemuArgsCmd) Run(env *environment) error {
 		}
 		for i, a := range args {
 			switch {
-			case !strings.HasPrefix(a, "{"):
-			case c.Quote:
+			case c.Quote && strings.ContainsAny(a, shellSpecial):
 				args[i] = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
-			default:
+			case strings.HasPrefix(a, "{"):
 				args[i] = strings.ReplaceAll(a, " ", `\u0020`) // only in a path, where JSON takes it
 			}
 		}

@@ -23,19 +23,19 @@ type Worker interface {
 // which QEMU takes most; waking a sleeping thread takes longer than that.
 const spinTime = 100 * time.Microsecond
 
-// Spinners limits how many connections may look out for messages at the same time instead of
+// Spinners limits how many goroutines may look out for messages, or for other work, at the same time instead of
 // sleeping. Its zero value lets none.
 type Spinners struct {
 	limit int32
 	now   atomic.Int32
 }
 
-// NewSpinners lets up to limit connections spin. A machine needs a processor for each, and one
+// NewSpinners lets up to limit goroutines spin. A machine needs a processor for each, and one
 // for the guest that they wait for.
 func NewSpinners(limit int) *Spinners { return &Spinners{limit: int32(limit)} }
 
-// start reports whether one more may spin; then it must call stop.
-func (s *Spinners) start() bool {
+// Start reports whether one more may spin; then it must call Stop. A nil s lets none.
+func (s *Spinners) Start() bool {
 	if s == nil || s.limit <= 0 {
 		return false
 	}
@@ -46,7 +46,8 @@ func (s *Spinners) start() bool {
 	return true
 }
 
-func (s *Spinners) stop() { s.now.Add(-1) }
+// Stop ends what Start permitted.
+func (s *Spinners) Stop() { s.now.Add(-1) }
 
 // next waits for the next message and reads up to len(p) bytes of it, as receiver.recvmsg does. Before
 // it sleeps it lets the device do its work, and, if the client was quick the last time, it looks out for a while.
@@ -63,12 +64,12 @@ func (c *conn) next(p []byte) (n int, control []byte, truncated bool, err error)
 	}
 	idle := time.Now()
 	runtime.Gosched() // what the device has woken runs here and now, not when another thread finds it
-	if c.quick && c.spinners.start() {
+	if c.quick && c.spinners.Start() {
 		for err == unix.EAGAIN && time.Since(idle) < spinTime {
 			runtime.Gosched()
 			n, control, truncated, err = c.receiver.recvmsg(c.fd, p, unix.MSG_DONTWAIT)
 		}
-		c.spinners.stop()
+		c.spinners.Stop()
 	}
 	if err == unix.EAGAIN {
 		n, control, truncated, err = c.receiver.recvmsg(c.fd, p, 0)

@@ -32,42 +32,69 @@ func Serve(program, config string) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{program: program, dir: dir, ended: make(chan struct{})}
+	d := &Daemon{program: program, dir: dir}
 	d.control.Transport = &http.Transport{
 		DisableKeepAlives: true, // an idle connection would look like a leak of the daemon's
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(dir, "control.sock"))
 		},
 	}
-	d.cmd = exec.Command(program, "serve", "--runtime-dir", dir, "-c", d.config())
-	d.cmd.Stderr = &d.log
-	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err = os.WriteFile(d.config(), []byte(config), 0o644); err == nil {
-		err = d.cmd.Start()
+		err = d.start()
 	}
 	if err != nil {
 		os.RemoveAll(dir)
 		return nil, fmt.Errorf("polder serve: %w", err)
 	}
-	go func() {
-		d.cmd.Wait()
-		close(d.ended)
-	}()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		_, err := d.Status()
-		if err == nil {
-			return d, nil
-		}
-		select {
-		case <-d.ended:
-		default:
-			if time.Now().Before(deadline) {
-				continue
-			}
-		}
+	if err := d.answers(); err != nil {
 		d.Close()
 		return nil, fmt.Errorf("polder serve does not answer: %w\n%s", err, d.Log())
 	}
+	return d, nil
+}
+
+// start starts the process.
+func (d *Daemon) start() error {
+	d.cmd = exec.Command(d.program, "serve", "--runtime-dir", d.dir, "-c", d.config())
+	d.cmd.Stderr = &d.log
+	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := d.cmd.Start(); err != nil {
+		return err
+	}
+	cmd, ended := d.cmd, make(chan struct{})
+	d.ended = ended
+	go func() {
+		cmd.Wait()
+		close(ended)
+	}()
+	return nil
+}
+
+// answers waits until the daemon does.
+func (d *Daemon) answers() error {
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		_, err := d.Status()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-d.ended:
+			return err
+		default:
+		}
+		if time.Now().After(deadline) {
+			return err
+		}
+	}
+}
+
+// Restart kills the daemon if it still runs, and starts another in its place.
+func (d *Daemon) Restart() error {
+	d.Kill()
+	if err := d.start(); err != nil {
+		return fmt.Errorf("polder serve: %w", err)
+	}
+	return d.answers()
 }
 
 func (d *Daemon) config() string { return filepath.Join(d.dir, "polder.yaml") }

@@ -38,7 +38,7 @@ type MAC struct {
 // Port is one port's state. Rx is what its owner sent into the switch, Tx what it was given.
 type Port struct {
 	Name     string            `json:"name"`
-	Kind     string            `json:"kind"` // "legacy", "pxe"
+	Kind     string            `json:"kind"` // "legacy", "synthetic", "pxe"
 	MAC      string            `json:"mac,omitempty"`
 	Socket   string            `json:"socket,omitempty"`
 	Attached bool              `json:"attached"`
@@ -53,9 +53,17 @@ type Port struct {
 type AdapterRequest struct {
 	Switch string `json:"switch"`
 	Name   string `json:"name"`
-	MAC    string `json:"mac,omitempty"` // "": made by the daemon
-	ROM    []byte `json:"rom,omitempty"` // boot ROM; empty: the adapter's own
-	NoROM  bool   `json:"no_rom,omitempty"`
+	Kind   string `json:"kind,omitempty"` // "legacy" or "synthetic"; "": legacy
+	MAC    string `json:"mac,omitempty"`  // "": made by the daemon
+
+	// Of a legacy adapter.
+	ROM   []byte `json:"rom,omitempty"` // boot ROM; empty: the adapter's own
+	NoROM bool   `json:"no_rom,omitempty"`
+
+	// Of a synthetic adapter.
+	Queues    int  `json:"queues,omitempty"`     // pairs; 0: one
+	NoPacked  bool `json:"no_packed,omitempty"`  // offers split rings only
+	NoOffload bool `json:"no_offload,omitempty"` // offers neither checksums nor segmentation
 }
 
 // Message is one line of a stream: exactly one field is set.
@@ -68,6 +76,7 @@ type Message struct {
 type Adapter struct {
 	Name   string `json:"name"`
 	Switch string `json:"switch"`
+	Kind   string `json:"kind"`
 	MAC    string `json:"mac"`
 	Socket string `json:"socket"`
 }

@@ -4,7 +4,7 @@
 package build
 
 import (
-	"context"
+	"cmp"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -17,7 +17,6 @@ import (
 
 	"polder/cmd/internal/api"
 	"polder/cmd/internal/config"
-	"polder/device"
 	"polder/device/vfiouser"
 	"polder/pxe"
 	"polder/tulip/bootrom"
@@ -54,16 +53,6 @@ type bootService struct {
 	root   *os.Root // nil: none
 }
 
-// adapter is a legacy adapter on its port, and the socket where a hypervisor attaches.
-type adapter struct {
-	api.Adapter
-	tulip  *device.Tulip
-	member *vswitch.Member
-	server *vfiouser.Server
-	stop   context.CancelFunc // of the worker
-	done   sync.WaitGroup     // the worker and the server
-}
-
 // pxePort is the boot service's name on its switch. config.CheckAdapterName keeps it from
 // guests' adapters.
 const pxePort = "pxe"
@@ -91,9 +80,14 @@ func New(c *config.Config, dir, version string, log *slog.Logger) (_ *World, err
 	}
 	for _, vm := range c.VMs {
 		for i, a := range vm.Adapters {
-			r := api.AdapterRequest{Switch: a.Switch, Name: config.AdapterName(vm.Name, i), MAC: vswitch.MAC(a.MAC).String()}
-			if err := ReadROM(a.ROM, &r); err != nil {
-				return nil, fmt.Errorf("adapter %q: %w", r.Name, err)
+			r := api.AdapterRequest{
+				Switch: a.Switch, Name: config.AdapterName(vm.Name, i), Kind: a.Kind, MAC: vswitch.MAC(a.MAC).String(),
+				Queues: a.Queues, NoPacked: a.Packed != nil && !*a.Packed, NoOffload: a.Offload != nil && !*a.Offload,
+			}
+			if a.Kind == config.KindLegacy {
+				if err := ReadROM(a.ROM, &r); err != nil {
+					return nil, fmt.Errorf("adapter %q: %w", r.Name, err)
+				}
 			}
 			if _, err := w.AddAdapter(r); err != nil {
 				return nil, err
@@ -217,7 +211,7 @@ func (b *bootService) close() {
 	}
 }
 
-// AddAdapter puts a legacy adapter on a switch and listens for its hypervisor.
+// AddAdapter puts an adapter on a switch and listens for its hypervisor.
 func (w *World) AddAdapter(r api.AdapterRequest) (_ api.Adapter, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -246,12 +240,10 @@ func (w *World) AddAdapter(r api.AdapterRequest) (_ api.Adapter, err error) {
 			return none, fmt.Errorf("adapter %q has the MAC address %v already: take another for %q", other.Name, mac, r.Name)
 		}
 	}
-	a := &adapter{Adapter: api.Adapter{Name: r.Name, Switch: r.Switch, MAC: mac.String(), Socket: SocketPath(w.dir, r.Name)}}
-	rom, err := chooseROM(r)
-	if err != nil {
-		return none, fmt.Errorf("adapter %q: %w", r.Name, err)
-	}
-	if err := a.start(n.sw, mac, rom, w.spinners, w.log); err != nil {
+	a := &adapter{Adapter: api.Adapter{
+		Name: r.Name, Switch: r.Switch, Kind: cmp.Or(r.Kind, config.KindLegacy), MAC: mac.String(), Socket: SocketPath(w.dir, r.Name),
+	}}
+	if err := a.start(n.sw, r, w.spinners, w.log); err != nil {
 		return none, fmt.Errorf("adapter %q: %w", r.Name, err)
 	}
 	w.adapters[r.Name] = a
@@ -277,64 +269,6 @@ func ReadROM(file string, r *api.AdapterRequest) error {
 	}
 	r.ROM = rom
 	return nil
-}
-
-// chooseROM returns the boot ROM that r asks for; nil for none.
-func chooseROM(r api.AdapterRequest) ([]byte, error) {
-	switch {
-	case r.NoROM:
-		return nil, nil
-	case len(r.ROM) == 0:
-		return bootrom.Image, nil
-	}
-	if _, err := bootrom.Parse(r.ROM); err != nil {
-		return nil, fmt.Errorf("boot ROM: %w", err)
-	}
-	return r.ROM, nil
-}
-
-// start makes the adapter's parts in the order in which frames need them.
-func (a *adapter) start(sw *vswitch.Switch, mac vswitch.MAC, rom []byte, spinners *vfiouser.Spinners, log *slog.Logger) (err error) {
-	if a.tulip, err = device.NewTulip(device.TulipConfig{Name: a.Name, MAC: mac, ROM: rom, Log: log}); err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			a.close()
-		}
-	}()
-	if a.member, err = sw.Join(a.Name, a.tulip, vswitch.PortOptions{}); err != nil {
-		return err
-	}
-	if a.server, err = vfiouser.Listen(a.Socket, a.tulip, log, a.Name); err != nil {
-		return err
-	}
-	a.server.Spin(spinners)
-	var ctx context.Context
-	ctx, a.stop = context.WithCancel(context.Background())
-	a.done.Go(func() { a.tulip.Run(ctx, a.member.NewIngress()) })
-	a.done.Go(func() {
-		if err := a.server.Serve(ctx); err != nil {
-			log.Error("no hypervisor can attach any more", "port", a.Name, "err", err)
-		}
-	})
-	return nil
-}
-
-// close undoes start, as far as it came: no more frames from the guest, then none to it, then
-// no hypervisor, and last its memory.
-func (a *adapter) close() {
-	if a.server != nil {
-		a.server.Close()
-	}
-	if a.stop != nil {
-		a.stop()
-	}
-	a.done.Wait()
-	if a.member != nil {
-		a.member.Leave()
-	}
-	a.tulip.Close()
 }
 
 // RemoveAdapter takes an adapter away; a hypervisor that is attached loses it.

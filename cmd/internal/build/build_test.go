@@ -15,6 +15,8 @@ import (
 	"polder/cmd/internal/api"
 	"polder/cmd/internal/config"
 	"polder/device/vfiouser/vfiousertest"
+	"polder/device/vhostuser"
+	"polder/device/vhostuser/vhostusertest"
 	"polder/pxe"
 	"polder/vswitch"
 )
@@ -245,7 +247,7 @@ func TestAddAndRemove(t *testing.T) {
 
 func TestStatus(t *testing.T) {
 	dir := t.TempDir()
-	w, err := New(parse(t, dir, "switches: [{name: b}, {name: a, pxe: {}}]\nvms:\n  - {name: web, adapters: [{switch: a, mac: \"00:15:5d:00:00:01\"}]}\n"), dir, "v1", quiet)
+	w, err := New(parse(t, dir, "switches: [{name: b}, {name: a, pxe: {}}]\nvms:\n  - {name: web, adapters: [{switch: a, mac: \"00:15:5d:00:00:01\"}, {switch: a, kind: synthetic, mac: \"00:15:5d:00:00:02\"}]}\n"), dir, "v1", quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -258,11 +260,61 @@ func TestStatus(t *testing.T) {
 		t.Fatalf("%+v", st.Switches)
 	}
 	ports := st.Switches[0].Ports
-	if len(ports) != 2 || ports[0].Name != "pxe" || ports[0].Kind != "pxe" || ports[0].MAC != config.DeriveMAC("pxe.a").String() || !ports[0].Attached {
+	if len(ports) != 3 || ports[0].Name != "pxe" || ports[0].Kind != "pxe" || ports[0].MAC != config.DeriveMAC("pxe.a").String() || !ports[0].Attached {
 		t.Fatalf("%+v", ports)
 	}
 	if p := ports[1]; p.Name != "web" || p.Kind != "legacy" || p.MAC != "00:15:5d:00:00:01" || p.Socket != SocketPath(dir, "web") || p.Attached {
 		t.Errorf("%+v", p)
+	}
+	if p := ports[2]; p.Name != "web-1" || p.Kind != "synthetic" || p.MAC != "00:15:5d:00:00:02" || p.Socket != SocketPath(dir, "web-1") || p.Attached {
+		t.Errorf("%+v", p)
+	}
+}
+
+// A synthetic adapter comes and goes, with a front end attached, and nothing is left of it.
+func TestSynthetic(t *testing.T) {
+	dir := t.TempDir()
+	w, err := New(parse(t, dir, "switches: [{name: a}]"), dir, "v1", quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	cycle := func() {
+		a, err := w.AddAdapter(api.AdapterRequest{Switch: "a", Name: "web", Kind: "synthetic", Queues: 2})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := vhostusertest.Dial(a.Socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if err := c.Connect(vhostuser.ProtocolAll); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := c.GetU64(vhostusertest.GetQueueNum); err != nil || n != 2 {
+			t.Fatalf("%d queue pairs, %v; want 2", n, err)
+		}
+		if st := w.Status().Switches[0].Ports[0]; !st.Attached {
+			t.Fatalf("%+v", st)
+		}
+		if err := w.RemoveAdapter("web"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cycle()
+	before := held(t)
+	for range 20 {
+		cycle()
+	}
+	wantNoMore(t, before)
+	for _, r := range []api.AdapterRequest{
+		{Switch: "a", Name: "x", Kind: "virtio"},
+		{Switch: "a", Name: "x", Kind: "synthetic", Queues: 129},
+	} {
+		if _, err := w.AddAdapter(r); err == nil {
+			t.Errorf("%+v: no error", r)
+		}
 	}
 }
 

@@ -35,9 +35,10 @@ func (w *World) switchStatus(n *network) api.Switch {
 			continue
 		}
 		p := portStatus(a.member)
-		own := a.tulip.Stats()
-		p.Kind, p.MAC, p.Socket, p.Attached = "legacy", a.MAC, a.Socket, own.Attached
-		for reason, count := range map[string]uint64{"filtered": own.Filtered, "no-buffer": own.NoBuffer, "stopped": own.Stopped} {
+		p.Kind, p.MAC, p.Socket = a.Kind, a.MAC, a.Socket
+		attached, drops := a.card.status()
+		p.Attached = attached
+		for reason, count := range drops {
 			if count > 0 {
 				p.Drops[reason] += count
 			}

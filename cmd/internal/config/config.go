@@ -95,11 +95,25 @@ const NoROM = "none"
 // Adapter is one of a VM's network adapters.
 type Adapter struct {
 	Switch    string     `yaml:"switch"` // "": DefaultSwitch
-	Kind      string     `yaml:"kind"`   // "legacy"
+	Kind      string     `yaml:"kind"`   // KindLegacy or KindSynthetic; "": legacy
 	MAC       vswitchMAC `yaml:"mac"`    // zero: made from the VM's name and the adapter's place
 	BootIndex *int       `yaml:"bootindex"`
 	ROM       string     `yaml:"rom"` // file of a boot ROM, NoROM, or "" for the adapter's own
+
+	// Of a synthetic adapter. What is not offered here is not offered to any guest, wherever it runs.
+	Queues  int   `yaml:"queues"`  // pairs of a receive and a transmit queue; 0: one
+	Packed  *bool `yaml:"packed"`  // packed rings are offered, besides split ones; nil: yes
+	Offload *bool `yaml:"offload"` // checksums and segmentation are offered; nil: yes
 }
+
+// Kinds of adapters.
+const (
+	KindLegacy    = "legacy"    // a DEC 21140, over vfio-user
+	KindSynthetic = "synthetic" // virtio, over vhost-user
+)
+
+// MaxQueues is the most pairs of queues that a synthetic adapter can have.
+const MaxQueues = 128
 
 // vswitchMAC reads a MAC address from text.
 type vswitchMAC vswitch.MAC
@@ -223,7 +237,8 @@ var unknownField = regexp.MustCompile(`unknown field "([^"]*)"`)
 
 // keys are all there are, for proposals.
 var keys = strings.Fields(`switches vms name type ageing_time max_macs pxe address pool lease router dns root boot
-	reservations match file script kernel initrd append mac uuid arch user_class vendor_class hostname memory adapters switch kind bootindex rom`)
+	reservations match file script kernel initrd append mac uuid arch user_class vendor_class hostname memory adapters switch kind bootindex rom
+	queues packed offload`)
 
 // nearest returns the word at an edit distance of at most a third of s's length.
 func nearest(s string, words []string) string {
@@ -274,7 +289,7 @@ func (c *Config) complete(dir string) {
 		for j := range vm.Adapters {
 			a := &vm.Adapters[j]
 			a.Switch = cmp.Or(a.Switch, DefaultSwitch)
-			a.Kind = cmp.Or(a.Kind, "legacy")
+			a.Kind = cmp.Or(a.Kind, KindLegacy)
 			if a.ROM != "" && a.ROM != NoROM && !filepath.IsAbs(a.ROM) {
 				a.ROM = filepath.Join(dir, a.ROM)
 			}
@@ -439,9 +454,7 @@ func (c *Config) check(file string, text []byte) error {
 			if a.BootIndex != nil && *a.BootIndex < 0 {
 				k.failf(path+".bootindex", "vm %q: bootindex %d: from 0", vm.Name, *a.BootIndex)
 			}
-			if a.Kind != "legacy" {
-				k.failf(path+".kind", "vm %q: kind %q is not one of: legacy", vm.Name, a.Kind)
-			}
+			a.check(k, path, vm.Name)
 			if err := CheckMAC(vswitch.MAC(a.MAC)); err != nil {
 				k.failf(path+".mac", "vm %q: %v", vm.Name, err)
 			}
@@ -454,7 +467,28 @@ func (c *Config) check(file string, text []byte) error {
 	return errors.Join(k.errs...)
 }
 
-// ParseMAC reads the MAC address of a legacy adapter.
+// check finds what does not suit the adapter's kind.
+func (a *Adapter) check(k *checker, path, vm string) {
+	switch a.Kind {
+	case KindLegacy:
+		for _, key := range []struct {
+			name  string
+			given bool
+		}{{"queues", a.Queues != 0}, {"packed", a.Packed != nil}, {"offload", a.Offload != nil}} {
+			if key.given {
+				k.failf(path+"."+key.name, "vm %q: %s is for adapters of kind synthetic", vm, key.name)
+			}
+		}
+	case KindSynthetic:
+		if a.Queues < 0 || a.Queues > MaxQueues {
+			k.failf(path+".queues", "vm %q: queues %d: from 1 to %d", vm, a.Queues, MaxQueues)
+		}
+	default:
+		k.failf(path+".kind", "vm %q: kind %q is not one of: legacy, synthetic", vm, a.Kind)
+	}
+}
+
+// ParseMAC reads the MAC address of an adapter.
 func ParseMAC(text string) (vswitch.MAC, error) {
 	m, err := vswitch.ParseMAC(text)
 	if err != nil {
@@ -463,7 +497,7 @@ func ParseMAC(text string) (vswitch.MAC, error) {
 	return m, CheckMAC(m)
 }
 
-// CheckMAC says whether a legacy adapter can have the address. Linux's driver takes a MAC that
+// CheckMAC says whether an adapter can have the address. Linux's driver of the legacy adapter takes a MAC that
 // begins with 02:00, A0:00 or C0:00 for one stored in the wrong byte order and swaps it.
 func CheckMAC(m vswitch.MAC) error {
 	switch {

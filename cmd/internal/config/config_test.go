@@ -53,6 +53,16 @@ func TestParse(t *testing.T) {
 	}
 }
 
+func TestParseSynthetic(t *testing.T) {
+	c, err := Parse("f.yaml", []byte(strings.Replace(lab, "- {switch: lab}", "- {switch: lab, kind: synthetic, queues: 2, packed: false}", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a := c.VMs[0].Adapters[1]; a.Kind != KindSynthetic || a.Queues != 2 || a.Packed == nil || *a.Packed || a.Offload != nil {
+		t.Errorf("%+v", a)
+	}
+}
+
 // Each bad file gets one sentence that begins with the position.
 func TestParseRefuses(t *testing.T) {
 	for _, c := range []struct{ name, edit, with, want string }{
@@ -77,6 +87,10 @@ func TestParseRefuses(t *testing.T) {
 		{"the same MAC address", "- {switch: lab}", `- {switch: lab, mac: "00:15:5d:00:00:01"}`, "web01-1 has the MAC address of web01"},
 		{"a name of Polder's", "name: web01", "name: control", `"control" is a name that Polder uses itself: take another`},
 		{"bootindex", "- {switch: lab}", "- {switch: lab, bootindex: -1}", `f.yaml:22:34: vm "web01": bootindex -1: from 0`},
+		{"kind", "- {switch: lab}", "- {switch: lab, kind: virtio}", `f.yaml:22:29: vm "web01": kind "virtio" is not one of: legacy, synthetic`},
+		{"queues", "- {switch: lab}", "- {switch: lab, kind: synthetic, queues: 129}", `vm "web01": queues 129: from 1 to 128`},
+		{"queues of a legacy adapter", "- {switch: lab}", "- {switch: lab, queues: 2}", `f.yaml:22:31: vm "web01": queues is for adapters of kind synthetic`},
+		{"offload of a legacy adapter", "- {switch: lab}", "- {switch: lab, offload: false}", "offload is for adapters of kind synthetic"},
 		{"the same key twice", "lease: 2h", "lease: 2h\n      lease: 3h", `f.yaml:10:7: mapping key "lease" already defined`},
 		{"no MAC", "\"00:15:5d:00:00:01\"", "00:15:5d", `f.yaml:21:28: "00:15:5d" is no MAC address: write it like 00:15:5d:01:02:03`},
 		{"swapped MAC", "00:15:5d:00:00:01", "02:00:00:00:00:01", "Linux's tulip driver swaps the bytes"},

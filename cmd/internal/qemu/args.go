@@ -18,16 +18,60 @@ const memoryID = "polder-memory"
 // defaultMemory is what QEMU gives a guest without -m, in bytes.
 const defaultMemory = 128 << 20
 
-// Adapter is a legacy adapter as QEMU must be told of it.
+// Adapter is an adapter as QEMU must be told of it.
 type Adapter struct {
-	ID        string // QEMU's id of the device, for device_del and the QOM tree
-	Socket    string // path of the vfio-user socket
-	BootIndex int    // place in the firmware's boot order; below 0: not given
+	ID        string     // QEMU's id of the device, for device_del and the QOM tree
+	Socket    string     // path of the vfio-user or vhost-user socket
+	BootIndex int        // place in the firmware's boot order; below 0: not given
+	Synthetic *Synthetic // nil: a legacy adapter
 }
 
-// DeviceArgs returns the QEMU options that attach the adapter. The socket is an object, so
-// the JSON form of -device is the only one QEMU takes.
+// Synthetic is what QEMU must know of a synthetic adapter, which is a device of its own with our rings.
+type Synthetic struct {
+	MAC    string
+	Queues int    // pairs, at least 1
+	ROM    string // file of a boot ROM, "none", or "" for the one that comes with QEMU, iPXE's
+}
+
+// reconnect is how long QEMU waits before it tries to connect again, in milliseconds.
+const reconnect = 500
+
+// DeviceArgs returns the QEMU options that attach the adapter.
 func (a Adapter) DeviceArgs() []string {
+	if a.Synthetic != nil {
+		return a.syntheticArgs()
+	}
+	return a.legacyArgs()
+}
+
+// syntheticArgs returns three options: the socket, the rings' back end, and the device. What QEMU would let the
+// guest's driver change without telling the back end, it does not offer.
+func (a Adapter) syntheticArgs() []string {
+	s := a.Synthetic
+	escape := func(text string) string { return strings.ReplaceAll(text, ",", ",,") }
+	device := fmt.Sprintf("virtio-net-pci,id=%s,netdev=%s-net,mac=%s,ctrl_guest_offloads=off", a.ID, a.ID, s.MAC)
+	if s.Queues > 1 { // a vector for each queue, for the control queue, and for changes of the configuration
+		device += fmt.Sprintf(",mq=on,vectors=%d", 2*s.Queues+2)
+	}
+	switch s.ROM {
+	case "":
+	case "none":
+		device += ",romfile="
+	default:
+		device += ",romfile=" + escape(s.ROM)
+	}
+	if a.BootIndex >= 0 {
+		device += fmt.Sprintf(",bootindex=%d", a.BootIndex)
+	}
+	return []string{
+		"-chardev", fmt.Sprintf("socket,id=%s-socket,path=%s,reconnect-ms=%d", a.ID, escape(a.Socket), reconnect),
+		"-netdev", fmt.Sprintf("vhost-user,id=%s-net,chardev=%s-socket,queues=%d", a.ID, a.ID, s.Queues),
+		"-device", device,
+	}
+}
+
+// legacyArgs returns one option. The socket is an object, so the JSON form of -device is the only one QEMU takes.
+func (a Adapter) legacyArgs() []string {
 	type socket struct {
 		Type string `json:"type"`
 		Path string `json:"path"`

@@ -1,0 +1,349 @@
+package device
+
+import (
+	"encoding/binary"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+
+	"polder/device/guestmem"
+	"polder/device/vfiouser"
+	"polder/device/vhostuser"
+	"polder/device/virtq"
+	"polder/vswitch"
+)
+
+// MaxPairs is how many pairs of a receive and a transmit queue an adapter can have: as many as
+// a message of vhost-user can number.
+const MaxPairs = 128
+
+// VirtioNetConfig is what a synthetic adapter needs to know about itself. It alone decides which features
+// the guest is offered: they do not depend on who the neighbours are, so they stay when a guest migrates.
+type VirtioNetConfig struct {
+	Name  string // of the port, for the log
+	Pairs int    // of a receive and a transmit queue, 1 to MaxPairs; 0 stands for 1
+
+	// NoPacked offers split rings only. User Mode Linux starts a packed ring with a wrap counter that
+	// does not fit it.
+	NoPacked bool
+
+	// NoOffload offers no partial checksums and no segmentation, in neither direction.
+	NoOffload bool
+
+	Spinners *vfiouser.Spinners // how many workers may look out for frames before they sleep; nil: none
+	Log      *slog.Logger
+}
+
+// VirtioNet is a synthetic adapter: a virtio network device whose rings a hypervisor hands over by
+// vhost-user, on a port of the switch. It implements vswitch.OffloadPort and vhostuser.Backend.
+type VirtioNet struct {
+	log      *slog.Logger
+	config   VirtioNetConfig
+	announce *vswitch.Ingress // of the attachment's goroutine
+
+	rx []*rxRing // by pair
+	tx []*txRing
+
+	// active is the receive rings that run and are enabled: what Deliver chooses from.
+	active  atomic.Pointer[[]*rxRing]
+	accepts atomic.Uint32 // a vswitch.OffloadSet
+	state   atomic.Int32  // detached, attached or faulted
+	hangUp  atomic.Pointer[func(error)]
+
+	attachments, faults atomic.Uint64
+
+	// Of the attachment. They change only while no ring runs, and so while nobody uses them.
+	mem      guestmem.Map
+	features uint64
+	dirty    dirtyLog // changes with the lock of each ring held, in turn
+}
+
+// VirtioNetStats counts what the adapter itself drops; the switch counts the rest.
+type VirtioNetStats struct {
+	Attachments uint64 // connections of a hypervisor so far
+	Attached    bool   // one is there now
+	NoBuffer    uint64 // frames for which the guest had no buffer
+	Stopped     uint64 // frames that met no ring, as while the guest's driver does not run, or that came from a disabled one
+	Faults      uint64 // attachments ended because of a malformed ring, or memory that went away
+}
+
+var (
+	_ vswitch.OffloadPort = (*VirtioNet)(nil)
+	_ vhostuser.Backend   = (*VirtioNet)(nil)
+	_ Queue               = (*txRing)(nil)
+)
+
+// NewVirtioNet returns an adapter with nothing attached. It is to be connected to a switch (Connect)
+// before a hypervisor can attach.
+func NewVirtioNet(c VirtioNetConfig) (*VirtioNet, error) {
+	if c.Pairs == 0 {
+		c.Pairs = 1
+	}
+	if c.Pairs < 0 || c.Pairs > MaxPairs {
+		return nil, fmt.Errorf("%d queue pairs: from 1 to %d", c.Pairs, MaxPairs)
+	}
+	v := &VirtioNet{log: c.Log.With("port", c.Name), config: c}
+	v.active.Store(new([]*rxRing))
+	for range c.Pairs {
+		v.rx = append(v.rx, &rxRing{ring: ring{dev: v}})
+		v.tx = append(v.tx, &txRing{ring: ring{dev: v}})
+	}
+	return v, nil
+}
+
+// Connect tells the adapter its place on the switch, where its guest's frames go.
+func (v *VirtioNet) Connect(m *vswitch.Member) {
+	v.announce = m.NewIngress()
+	for _, t := range v.tx {
+		t.in = m.NewIngress()
+	}
+}
+
+// Close ends the adapter after its attachment has ended.
+func (v *VirtioNet) Close() error { return v.mem.Close() }
+
+// Stats returns the adapter's counters.
+func (v *VirtioNet) Stats() VirtioNetStats {
+	s := VirtioNetStats{
+		Attachments: v.attachments.Load(),
+		Attached:    v.state.Load() != detached,
+		Faults:      v.faults.Load(),
+	}
+	for i := range v.rx {
+		s.NoBuffer += v.rx[i].noBuffer.Load()
+		s.Stopped += v.rx[i].stopped.Load() + v.tx[i].stopped.Load()
+	}
+	return s
+}
+
+// catch is deferred by whatever touches guest memory, as Tulip.catch is, and for the same reasons.
+func (v *VirtioNet) catch(before bool) {
+	debug.SetPanicOnFault(before)
+	p := recover()
+	if p == nil {
+		return
+	}
+	addr, ok := guestmem.FaultAddress(p)
+	if !ok || !v.mem.Owns(addr) && !v.dirty.owns(addr) {
+		panic(p)
+	}
+	v.fail(guestmem.ErrFault)
+}
+
+// fail ends the attachment, whose guest or hypervisor breaks what it shares.
+func (v *VirtioNet) fail(cause error) {
+	if v.state.CompareAndSwap(attached, faulted) {
+		v.faults.Add(1)
+		if hangUp := v.hangUp.Load(); hangUp != nil {
+			(*hangUp)(cause)
+		}
+	}
+}
+
+// Accepts implements vswitch.OffloadPort: what the guest's driver has acknowledged.
+func (v *VirtioNet) Accepts() vswitch.OffloadSet { return vswitch.OffloadSet(v.accepts.Load()) }
+
+// Deliver implements vswitch.Port. With several receive rings, each takes the flows that fall to it, and loses
+// what it has no buffers for; they do not wait for each other.
+func (v *VirtioNet) Deliver(frames []*vswitch.Frame) (n int) {
+	active := *v.active.Load()
+	if len(active) == 0 {
+		v.rx[0].stopped.Add(uint64(len(frames)))
+		return 0
+	}
+	for i, r := range active {
+		n += r.deliver(frames, uint32(i), uint32(len(active)))
+	}
+	return n
+}
+
+// ring is what receive and transmit rings have in common.
+type ring struct {
+	dev *VirtioNet
+
+	mu      sync.Mutex // guards what follows; of a receive ring, never held while the switch is called
+	q       *virtq.Queue
+	enabled bool
+	call    call
+	stopped atomic.Uint64 // VirtioNetStats.Stopped
+
+	headerLen int  // bytes before each frame
+	merge     bool // a frame may fill several buffers
+}
+
+// publish shows the driver what was used, and calls it if it wants. Called with mu held.
+func (r *ring) publish() {
+	if r.q.Publish() {
+		if err := r.call.signal(); err != nil {
+			r.dev.fail(fmt.Errorf("call of a ring: %w", err))
+		}
+	}
+}
+
+// rxRing is a receive ring from the guest's point of view.
+type rxRing struct {
+	ring
+	filling  [][]byte // buffers of a frame that is being copied
+	noBuffer atomic.Uint64
+}
+
+// deliver copies to the ring those of frames whose flows fall to share number share of shares.
+func (r *rxRing) deliver(frames []*vswitch.Frame, share, shares uint32) (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	defer r.dev.catch(debug.SetPanicOnFault(true))
+	if r.q == nil || !r.enabled { // since Deliver looked
+		return 0
+	}
+	defer r.finish()
+	lost := 0
+	for _, f := range frames {
+		if shares > 1 && flowHash(f.Head)%shares != share {
+			continue
+		}
+		if lost > 0 { // and nothing overtakes
+			lost++
+			continue
+		}
+		parts, buffers, err := r.q.Fill(r.headerLen+f.Len, r.merge)
+		if err != nil {
+			r.dev.fail(err)
+			break
+		}
+		if buffers == 0 {
+			lost++
+			continue
+		}
+		r.filling = parts
+		var header [maxHeader]byte
+		putHeader(&header, &f.Offload, buffers)
+		if len(parts) == 1 {
+			b := parts[0]
+			b = b[copy(b, header[:r.headerLen]):]
+			b = b[copy(b, f.Head):]
+			for _, p := range f.Body {
+				b = b[copy(b, p):]
+			}
+		} else {
+			s := scatter{rest: parts}
+			s.write(header[:r.headerLen])
+			s.write(f.Head)
+			for _, p := range f.Body {
+				s.write(p)
+			}
+		}
+		r.filling = nil
+		n++
+	}
+	if lost > 0 {
+		r.noBuffer.Add(uint64(lost))
+	}
+	return n
+}
+
+// finish shows the driver what came. If the memory of a sender went away in the middle of a frame, the
+// buffers for it are the driver's all the same; then the frame gets addresses that are
+// nobody's. The header before is complete.
+func (r *rxRing) finish() {
+	if r.filling != nil {
+		s := scatter{rest: r.filling}
+		s.skip(r.headerLen)
+		var nobody [vswitch.HeaderLen]byte
+		s.write(nobody[:])
+		r.filling = nil
+	}
+	r.publish()
+}
+
+// scatter writes to memory in pieces, one after the other.
+type scatter struct {
+	at   []byte   // what is left of the piece under way
+	rest [][]byte // the pieces after it
+}
+
+// write writes p, as far as there is room.
+func (s *scatter) write(p []byte) {
+	for len(p) > 0 && s.more() {
+		n := copy(s.at, p)
+		s.at, p = s.at[n:], p[n:]
+	}
+}
+
+// skip leaves n bytes as they are.
+func (s *scatter) skip(n int) {
+	for n > 0 && s.more() {
+		k := min(n, len(s.at))
+		s.at, n = s.at[k:], n-k
+	}
+}
+
+// more makes sure that there is room in s.at, and reports whether there is any.
+func (s *scatter) more() bool {
+	for len(s.at) == 0 {
+		if len(s.rest) == 0 {
+			return false
+		}
+		s.at, s.rest = s.rest[0], s.rest[1:]
+	}
+	return true
+}
+
+// The header before each frame (virtio 5.1.6): struct virtio_net_hdr, all fields little-endian. A driver of a legacy
+// device has one without num_buffers, unless buffers may be merged.
+const (
+	maxHeader    = 12
+	legacyHeader = 10
+
+	hdrNeedsChecksum = 1 << 0 // in flags
+	hdrECN           = 1 << 7 // in gso_type
+)
+
+// putHeader writes a header from nothing but what the switch has made of the sender's.
+func putHeader(h *[maxHeader]byte, o *vswitch.Offload, buffers int) {
+	if o.NeedsChecksum {
+		h[0] = hdrNeedsChecksum
+		h[1] = byte(o.GSO)
+		if o.ECN {
+			h[1] |= hdrECN
+		}
+		binary.LittleEndian.PutUint16(h[2:], o.HeadersLen)
+		binary.LittleEndian.PutUint16(h[4:], o.GSOSize)
+		binary.LittleEndian.PutUint16(h[6:], o.ChecksumStart)
+		binary.LittleEndian.PutUint16(h[8:], o.ChecksumOffset)
+	}
+	binary.LittleEndian.PutUint16(h[10:], uint16(buffers))
+}
+
+// flowHash returns the same number for all frames of a flow: from IP addresses and, unless the packet is
+// a fragment or has options, TCP or UDP ports. Frames of anything else have 0.
+func flowHash(head []byte) uint32 {
+	const ipv4, ipv6 = 0x0800, 0x86dd
+	h := uint64(0)
+	mix := func(from, to int) {
+		for ; from < to; from += 4 {
+			h = (h ^ uint64(binary.BigEndian.Uint32(head[from:]))) * 0x9e3779b97f4a7c15
+		}
+	}
+	ports := func(proto byte) bool { return proto == 6 || proto == 17 }
+	if len(head) < 38 {
+		return 0
+	}
+	switch ip := vswitch.HeaderLen; binary.BigEndian.Uint16(head[12:]) {
+	case ipv4:
+		mix(ip+12, ip+20)
+		const offsetAndMore = 0x3fff
+		if head[ip] == 0x45 && ports(head[ip+9]) && binary.BigEndian.Uint16(head[ip+6:])&offsetAndMore == 0 {
+			mix(ip+20, ip+24)
+		}
+	case ipv6:
+		if len(head) >= 58 {
+			mix(ip+8, ip+40)
+			if ports(head[ip+6]) {
+				mix(ip+40, ip+44)
+			}
+		}
+	}
+	return uint32(h >> 32)
+}

@@ -1,0 +1,210 @@
+package device
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	"polder/device/eventfd"
+	"polder/device/virtq"
+	"polder/vswitch"
+)
+
+// txBudget bounds the frames of one Pull of a transmit ring.
+const txBudget = 32
+
+// txRing is a transmit ring from the guest's point of view, and a source of frames for its worker. mu
+// is held during a whole Pull: the memory that is lent to receivers stays while the ring runs.
+type txRing struct {
+	ring
+	in *vswitch.Ingress
+
+	kick  *eventfd.FD // nil: the driver does not kick
+	stop  func()      // ends the worker
+	count [8]byte     // read from kick
+
+	chains [txBudget]virtq.Chain
+	frames [txBudget]vswitch.Frame
+	heads  [txBudget][headLen]byte
+	bodies [txBudget][][]byte
+}
+
+// Pull implements Queue.
+func (t *txRing) Pull(budget int) (n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.q == nil || t.q.Err() != nil {
+		return 0
+	}
+	defer t.dev.catch(debug.SetPanicOnFault(true))
+	n, err := t.q.Take(t.chains[:min(budget, txBudget)])
+	if err != nil {
+		t.dev.fail(err)
+	}
+	if n == 0 {
+		return 0
+	}
+	if t.enabled {
+		for i := range n {
+			t.lend(i)
+		}
+		t.in.Forward(t.frames[:n])
+	} else {
+		t.stopped.Add(uint64(n))
+	}
+	for i := range n {
+		t.q.Done(&t.chains[i], 0)
+	}
+	t.publish()
+	return n
+}
+
+// lend makes frames[i] of chains[i]: header and head private, the rest in guest memory. A chain without a
+// whole header becomes an empty frame, which the switch counts as too short.
+func (t *txRing) lend(i int) {
+	out := t.chains[i].Out
+	var header [maxHeader]byte
+	got := 0
+	var rest []byte // of the part in which the header ends
+	for got < t.headerLen && len(out) > 0 {
+		k := copy(header[got:t.headerLen], out[0])
+		got += k
+		rest, out = out[0][k:], out[1:]
+	}
+	f := &t.frames[i]
+	if got < t.headerLen {
+		*f = vswitch.Frame{}
+		return
+	}
+	head, body := t.heads[i][:0], t.bodies[i][:0]
+	n := 0
+	for {
+		n += len(rest)
+		k := min(headLen-len(head), len(rest))
+		head = append(head, rest[:k]...)
+		if k < len(rest) {
+			body = append(body, rest[k:])
+		}
+		if len(out) == 0 {
+			break
+		}
+		rest, out = out[0], out[1:]
+	}
+	t.bodies[i] = body
+	*f = vswitch.Frame{Head: head, Body: body, Len: n}
+	if header[0]|header[1] != 0 {
+		f.Offload = t.offload(&header)
+	}
+}
+
+// offload reads a header. The switch checks it against the frame; here, it is only compared with what was
+// negotiated. hdr_len is not read: the switch finds the headers itself.
+func (t *txRing) offload(h *[maxHeader]byte) vswitch.Offload {
+	o := vswitch.Offload{
+		NeedsChecksum:  h[0]&hdrNeedsChecksum != 0,
+		GSO:            vswitch.GSOKind(h[1] &^ hdrECN),
+		GSOSize:        binary.LittleEndian.Uint16(h[4:]),
+		ChecksumStart:  binary.LittleEndian.Uint16(h[6:]),
+		ChecksumOffset: binary.LittleEndian.Uint16(h[8:]),
+	}
+	var needs uint64
+	if o.NeedsChecksum {
+		needs = featureCsum
+	}
+	switch o.GSO {
+	case vswitch.GSONone:
+	case vswitch.GSOTCPv4:
+		needs |= featureHostTSO4
+	case vswitch.GSOTCPv6:
+		needs |= featureHostTSO6
+	case vswitch.GSOUDP:
+		needs |= featureHostUSO
+	}
+	if needs&^t.dev.features != 0 {
+		return vswitch.Offload{GSO: refused}
+	}
+	return o
+}
+
+// refused is a kind of segmentation that there is not: the switch drops the frame, and counts it as one with an offload that
+// is not to be believed.
+const refused vswitch.GSOKind = 0xff
+
+// Arm implements Queue.
+func (t *txRing) Arm() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.q == nil || t.q.Err() != nil {
+		return false
+	}
+	defer t.dev.catch(debug.SetPanicOnFault(true))
+	return t.q.Arm()
+}
+
+// disarm tells the driver that nobody sleeps.
+func (t *txRing) disarm() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.q != nil && t.q.Err() == nil {
+		defer t.dev.catch(debug.SetPanicOnFault(true))
+		t.q.Disarm()
+	}
+}
+
+// unkicked is how often a ring whose driver does not kick is looked at.
+const unkicked = time.Millisecond
+
+// Wait implements Queue. It does not allocate, and leaves it to end to wake it when ctx is done.
+func (t *txRing) Wait(ctx context.Context) error {
+	if t.kick == nil {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(unkicked):
+			return nil
+		}
+	}
+	if _, err := t.kick.File().Read(t.count[:]); err != nil {
+		t.dev.fail(fmt.Errorf("kick of a ring: %w", err))
+		return err
+	}
+	t.disarm()
+	return nil
+}
+
+// begin starts the ring's worker.
+func (t *txRing) begin() {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		work(ctx, t, txBudget, t.dev.config.Spinners)
+	}()
+	t.stop = func() {
+		cancel()
+		for {
+			if t.kick != nil {
+				t.kick.Signal() // once is enough unless the front end reads it too
+			}
+			select {
+			case <-done:
+				return
+			case <-time.After(10 * time.Millisecond):
+			}
+		}
+	}
+}
+
+// end ends the worker, which takes no longer than a Pull, and forgets what was lent.
+func (t *txRing) end() {
+	t.stop()
+	if t.kick != nil {
+		t.kick.Close()
+	}
+	t.kick, t.stop = nil, nil
+	t.chains = [txBudget]virtq.Chain{}
+	t.frames = [txBudget]vswitch.Frame{}
+	t.bodies = [txBudget][][]byte{}
+}

@@ -1,0 +1,664 @@
+package device_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"polder/device"
+	"polder/device/guestmem"
+	"polder/device/vhostuser/vhostusertest"
+	"polder/device/virtq"
+	"polder/device/virtq/virtqtest"
+	tt "polder/tulip/tuliptest"
+	"polder/vswitch"
+	"polder/vswitch/porttest"
+)
+
+// layouts are rings as drivers have them.
+var layouts = []virtqtest.Options{
+	{Num: 128},
+	{Num: 128, EventIdx: true, Indirect: true},
+	{Num: 128, Packed: true},
+	{Num: 128, Packed: true, EventIdx: true, Indirect: true, InOrder: true},
+}
+
+// virtioPair returns two adapters on a switch, with a guest each.
+func virtioPair(t *testing.T, o virtioOptions) (a, b *virtioGuest) {
+	sw := newSwitch(t)
+	va, vb := newVirtioNet(t, device.VirtioNetConfig{Pairs: 2}), newVirtioNet(t, device.VirtioNetConfig{Pairs: 2})
+	joinVirtioNet(t, sw, va, "a")
+	joinVirtioNet(t, sw, vb, "b")
+	return attachVirtio(t, va, o), attachVirtio(t, vb, o)
+}
+
+func TestVirtioNetPort(t *testing.T) {
+	for _, o := range []virtioOptions{
+		{Options: layouts[0]},
+		{Options: layouts[1], features: fMergeable},
+		{Options: layouts[2], features: fMergeable, buffer: 256},
+		{Options: layouts[3], features: fMergeable, buffer: 1536},
+	} {
+		t.Run(fmt.Sprintf("%v,features=%#x", o.Options, o.features), func(t *testing.T) {
+			porttest.TestPort(t, func(t *testing.T) porttest.Harness {
+				v := newVirtioNet(t, device.VirtioNetConfig{})
+				joinVirtioNet(t, newSwitch(t), v, "guest")
+				g := attachVirtio(t, v, o)
+				return porttest.Harness{
+					Port: v,
+					Take: func() (frames [][]byte) {
+						for _, p := range g.receive(0) {
+							frames = append(frames, p.frame)
+						}
+						return frames
+					},
+					Close: func() { g.gone() },
+				}
+			})
+		})
+	}
+}
+
+// TestVirtioNetPair sends frames of many lengths, cut in many ways, from one guest to another.
+func TestVirtioNetPair(t *testing.T) {
+	for _, o := range layouts {
+		t.Run(o.String(), func(t *testing.T) {
+			a, b := virtioPair(t, virtioOptions{Options: o, features: fMergeable, buffer: 700})
+			for _, n := range []int{14, 60, 64, 127, 128, 129, 700, 1514} {
+				for _, cuts := range [][]int{{}, {12}, {10}, {12, 14}, {1, 1, 20, 300}, {140}} {
+					frame := tt.Frame(tt.Broadcast, macA, n)
+					a.queue(0, 0, packet{frame: frame}, cuts...)
+					a.flush(0, 1)
+					got := b.receive(0)
+					if len(got) != 1 || !bytes.Equal(got[0].frame, frame) {
+						t.Fatalf("%d bytes cut at %v: got %x", n, cuts, got)
+					}
+					want := [12]byte{10: byte((12 + n + 699) / 700)}
+					if got[0].header != want {
+						t.Fatalf("header % x, want % x", got[0].header, want)
+					}
+				}
+			}
+		})
+	}
+}
+
+// tcpFrame returns a TCP segment over IPv4 with n bytes of payload and no checksums but IPv4's.
+func tcpFrame(dst, src vswitch.MAC, n int) []byte {
+	f := append(append(dst[:], src[:]...), 0x08, 0)
+	f = append(f, 0x45, 0, byte((40+n)>>8), byte(40+n), 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2)
+	f = append(f, 0x12, 0x34, 0, 80, 0, 0, 0, 1, 0, 0, 0, 2, 0x50, 0x10, 1, 0, 0, 0, 0, 0)
+	for i := range n {
+		f = append(f, byte(i))
+	}
+	return f
+}
+
+// tsoHeader asks for segments of 500 bytes, and lies about what the switch finds out itself.
+var tsoHeader = [12]byte{1, 1, 0xff, 0xff, 500 & 0xff, 500 >> 8, 34, 0, 16, 0, 0xff, 0xff}
+
+// TestVirtioNetOffload passes a frame to be cut on to a guest that takes it, with a header made anew, and in
+// pieces to others.
+func TestVirtioNetOffload(t *testing.T) {
+	const takes = fMergeable | fGuestCsum | fGuestTSO4
+	sw := newSwitch(t)
+	guests := map[string]*virtioGuest{}
+	for name, features := range map[string]uint64{"sender": fMergeable | fCsum | fHostTSO4, "taker": takes, "plain": fMergeable} {
+		v := newVirtioNet(t, device.VirtioNetConfig{})
+		joinVirtioNet(t, sw, v, name)
+		guests[name] = attachVirtio(t, v, virtioOptions{features: features})
+	}
+	guests["sender"].queue(0, 0, packet{tsoHeader, tcpFrame(tt.Broadcast, macA, 1400)})
+	guests["sender"].flush(0, 1)
+
+	got := guests["taker"].receive(0)
+	want := [12]byte{1, 1, 54, 0, 500 & 0xff, 500 >> 8, 34, 0, 16, 0, 1, 0}
+	if len(got) != 1 || got[0].header != want || len(got[0].frame) != 54+1400 {
+		t.Errorf("a guest that takes it got %x, want one frame with header % x", got, want)
+	}
+	pieces := guests["plain"].receive(0)
+	if len(pieces) != 3 {
+		t.Fatalf("a guest that does not got %d frames, want 3", len(pieces))
+	}
+	for i, p := range pieces {
+		if p.header != [12]byte{10: 1} || len(p.frame) != 54+[]int{500, 500, 400}[i] {
+			t.Errorf("piece %d: %d bytes, header % x", i, len(p.frame), p.header)
+		}
+	}
+}
+
+// Case 34 of the project's list of hostile front ends: a header that cannot be believed, or asks for what was not
+// negotiated, costs its frame, and only that.
+func TestVirtioNetBadHeader(t *testing.T) {
+	sw := newSwitch(t)
+	v := newVirtioNet(t, device.VirtioNetConfig{})
+	m := joinVirtioNet(t, sw, v, "sender")
+	wire := porttest.NewRecorder(64)
+	_, err := sw.Join("wire", wire, vswitch.PortOptions{})
+	check(t, err)
+	g := attachVirtio(t, v, virtioOptions{features: fMergeable | fCsum | fHostTSO4})
+	change := func(at int, b ...byte) (h [12]byte) {
+		h = tsoHeader
+		copy(h[at:], b)
+		return h
+	}
+	bad := [][12]byte{
+		change(0, 0),          // segmentation without a checksum
+		change(1, 3),          // UFO, not offered
+		change(1, 4),          // TSO6, not negotiated
+		change(1, 5),          // USO, not negotiated
+		change(1, 0x7f),       // no such thing
+		change(4, 0, 0),       // pieces of no bytes
+		change(4, 1, 0),       // too many pieces
+		change(6, 0xff, 0xff), // checksum from behind the end
+		change(6, 35, 0),      // and from the middle of a header
+		change(8, 17, 0),      // and to the wrong place
+		change(8, 0xff, 0xff),
+	}
+	for i, h := range bad {
+		g.queue(0, 0, packet{h, tcpFrame(tt.Broadcast, macA, 1400)})
+		g.flush(0, 1)
+		if frames := wire.Take(); len(frames) != 0 {
+			t.Errorf("header % x: %d frames arrived", h, len(frames))
+		}
+		if got := m.Stats().Drops[vswitch.DropBadOffload]; got != uint64(i+1) {
+			t.Errorf("header % x: %d drops, want %d", h, got, i+1)
+		}
+	}
+	short := g.tx[0] // a buffer that ends within the header
+	short.one[0] = virtqtest.Buffer{Addr: short.buffers[1], Len: 5}
+	short.Add(short.one[:], 1, false)
+	g.flush(0, 1)
+	g.send(tt.Frame(tt.Broadcast, macA, 60))
+	if frames := wire.Take(); len(frames) != 1 {
+		t.Errorf("%d frames arrived after all that, want 1", len(frames))
+	}
+}
+
+// TestVirtioNetQueues spreads flows over the enabled receive rings, keeps each in one, and has one that is full not
+// disturb the others.
+func TestVirtioNetQueues(t *testing.T) {
+	v := newVirtioNet(t, device.VirtioNetConfig{Pairs: 2})
+	joinVirtioNet(t, newSwitch(t), v, "guest")
+	g := attachVirtio(t, v, virtioOptions{pairs: 2})
+	flow := func(port byte) []*vswitch.Frame {
+		p := tcpFrame(macA, macB, 20)
+		p[35] = port
+		f := whole(p)
+		return []*vswitch.Frame{&f}
+	}
+	used := map[int]int{}
+	byFlow := map[byte]int{}
+	for range 2 {
+		for port := range byte(32) {
+			if n := v.Deliver(flow(port)); n != 1 {
+				t.Fatalf("Deliver returned %d", n)
+			}
+			for pair := range 2 {
+				if got := len(g.receive(pair)); got == 1 {
+					used[pair]++
+					if before, ok := byFlow[port]; ok && before != pair {
+						t.Errorf("flow %d went to pair %d, and before to %d", port, pair, before)
+					}
+					byFlow[port] = pair
+				}
+			}
+		}
+	}
+	if used[0]+used[1] != 64 || min(used[0], used[1]) < 8 {
+		t.Errorf("frames by pair: %v, want 64 about evenly", used)
+	}
+	for n := 0; v.Deliver(flow(0)) == 1; n++ {
+		if n > g.o.Num {
+			t.Fatal("a ring has more frames than buffers")
+		}
+	}
+	for port, pair := range byFlow {
+		want := 1
+		if pair == byFlow[0] {
+			want = 0
+		}
+		if got := v.Deliver(flow(port)); got != want {
+			t.Errorf("flow %d of pair %d: Deliver returned %d, want %d, with the ring of pair %d full", port, pair, got, want, byFlow[0])
+		}
+	}
+	if v.Stats().NoBuffer == 0 {
+		t.Error("no frame was counted as one without a buffer")
+	}
+	check(t, g.client.EnableVring(2, false))
+	g.receive(0)
+	g.receive(1)
+	for port := range byte(16) {
+		if v.Deliver(flow(port)) != 1 {
+			t.Fatalf("flow %d was lost with one ring enabled", port)
+		}
+	}
+	if n := len(g.receive(0)); n != 16 {
+		t.Errorf("%d frames in the ring that is enabled, want 16", n)
+	}
+}
+
+// TestVirtioNetDisabled takes and drops what a disabled transmit ring sends.
+func TestVirtioNetDisabled(t *testing.T) {
+	a, b := virtioPair(t, virtioOptions{})
+	check(t, a.client.EnableVring(1, false))
+	a.send(tt.Frame(tt.Broadcast, macA, 60))
+	check(t, a.client.EnableVring(1, true))
+	a.send(tt.Frame(tt.Broadcast, macA, 61))
+	if got := b.receive(0); len(got) != 1 || len(got[0].frame) != 61 {
+		t.Errorf("got %x, want one frame of 61 bytes", got)
+	}
+}
+
+// TestVirtioNetTulip connects a synthetic adapter's guest with a legacy adapter's.
+func TestVirtioNetTulip(t *testing.T) {
+	sw := newSwitch(t)
+	v, old := newVirtioNet(t, device.VirtioNetConfig{}), newAdapter(t, macB)
+	joinVirtioNet(t, sw, v, "new")
+	join(t, sw, old, "old")
+	a, b := attachVirtio(t, v, virtioOptions{features: fMergeable | fCsum | fHostTSO4}), attach(t, old)
+	d := b.driver(macB, tt.Options{})
+	for _, n := range []int{60, 300, 1514} {
+		frame := tt.Frame(tt.Broadcast, macA, n)
+		copy(frame, macB[:])
+		a.send(frame)
+		if got, _ := d.Receive(); !bytes.Equal(got, frame) {
+			t.Errorf("to the legacy adapter: %x, want %x", got, frame)
+		}
+		frame = tt.Frame(tt.Broadcast, macB, n)
+		copy(frame, macA[:])
+		d.Send(frame)
+		if got := a.receive(0); len(got) != 1 || !bytes.Equal(got[0].frame, frame) {
+			t.Errorf("from the legacy adapter: %x, want %x", got, frame)
+		}
+	}
+	a.queue(0, 0, packet{tsoHeader, tcpFrame(macB, macA, 1400)})
+	a.flush(0, 1)
+	for i, n := range []int{500, 500, 400} {
+		if got, _ := d.Receive(); len(got) != 54+n {
+			t.Errorf("piece %d has %d bytes, want %d", i, len(got), 54+n)
+		}
+	}
+}
+
+// TestVirtioNetAllocations has nothing allocated for a frame that a guest sends.
+func TestVirtioNetAllocations(t *testing.T) {
+	for _, o := range layouts {
+		t.Run(o.String(), func(t *testing.T) {
+			sw := newSwitch(t)
+			v := newVirtioNet(t, device.VirtioNetConfig{})
+			joinVirtioNet(t, sw, v, "guest")
+			_, err := sw.Join("bin", bin{}, vswitch.PortOptions{})
+			check(t, err)
+			g := attachVirtio(t, v, virtioOptions{Options: o})
+			r := g.tx[0]
+			copy(r.ram.Bytes(r.buffers[0], 2048)[12:], tt.Frame(tt.Broadcast, macA, 1514))
+			r.one[0] = virtqtest.Buffer{Addr: r.buffers[0], Len: 12 + 1514}
+			sent := 0
+			load := func() {
+				for range 16 {
+					r.Add(r.one[:], 0, false)
+				}
+				r.Publish() // and no kick
+				for n := 0; n < 16; {
+					n += v.Pull(0)
+				}
+				for range 16 {
+					if _, ok := r.Reap(); ok {
+						sent++
+					}
+				}
+			}
+			load()
+			if n := testing.AllocsPerRun(50, load); n != 0 {
+				t.Errorf("%v allocations for 16 frames", n)
+			}
+			if sent != 52*16 {
+				t.Errorf("%d buffers came back, want %d", sent, 52*16)
+			}
+		})
+	}
+}
+
+// Cases 25 to 28 of the project's list of hostile front ends: a malformed ring ends its own attachment only.
+func TestVirtioNetMalformed(t *testing.T) {
+	for _, m := range virtqtest.Malformations() {
+		t.Run(fmt.Sprintf("%v/%s", m.Options, m.Name), func(t *testing.T) {
+			sw := newSwitch(t)
+			bad, good := newVirtioNet(t, device.VirtioNetConfig{}), newVirtioNet(t, device.VirtioNetConfig{})
+			joinVirtioNet(t, sw, bad, "bad")
+			joinVirtioNet(t, sw, good, "good")
+			o := virtioOptions{Options: m.Options, features: fMergeable}
+			g, other := attachVirtio(t, bad, o), attachVirtio(t, good, virtioOptions{})
+			r := g.tx[0]
+			if m.Receive {
+				r = g.newRing(g.rx[0].ram, 0, 64)
+				check(t, g.client.StopVring(g.rx[0].vring))
+				check(t, g.client.StartVring(r.vring))
+			}
+			m.Make(r.Driver)
+			if m.Receive {
+				other.send(tt.Frame(tt.Broadcast, macB, 60))
+			} else {
+				check(t, r.vring.Kick())
+			}
+			if err := g.wait(); !errors.Is(err, virtq.ErrMalformed) || !strings.Contains(err.Error(), m.Want) {
+				t.Errorf("the attachment ended with %v, want ErrMalformed with %q", err, m.Want)
+			}
+			if s := bad.Stats(); s.Attached || s.Faults != 1 {
+				t.Errorf("%+v, want it detached with one fault", s)
+			}
+			if !good.Stats().Attached {
+				t.Error("the other port was closed too")
+			}
+		})
+	}
+}
+
+// TestVirtioNetTruncated takes a guest's memory away, while the guest receives and while it sends.
+func TestVirtioNetTruncated(t *testing.T) {
+	for _, sends := range []bool{false, true} {
+		t.Run(fmt.Sprintf("sends=%v", sends), func(t *testing.T) {
+			sw := newSwitch(t)
+			va, vb := newVirtioNet(t, device.VirtioNetConfig{}), newVirtioNet(t, device.VirtioNetConfig{})
+			joinVirtioNet(t, sw, va, "a")
+			joinVirtioNet(t, sw, vb, "b")
+			a, b := attachVirtio(t, va, virtioOptions{features: fMergeable}), attachVirtio(t, vb, virtioOptions{})
+			check(t, a.mem.File().Truncate(0))
+			if sends {
+				check(t, a.tx[0].vring.Kick())
+			} else {
+				b.send(tt.Frame(tt.Broadcast, macB, 60))
+			}
+			if err := a.wait(); !errors.Is(err, guestmem.ErrFault) {
+				t.Errorf("the attachment ended with %v, want ErrFault", err)
+			}
+			if !vb.Stats().Attached {
+				t.Fatal("the other port was closed too")
+			}
+			b.send(tt.Frame(tt.Broadcast, macB, 60))
+		})
+	}
+}
+
+// A sender's memory that goes away in the middle of a frame ends the sender. The receiver has a frame that is
+// nobody's, and goes on.
+func TestVirtioNetSenderTruncated(t *testing.T) {
+	sw := newSwitch(t)
+	va, vb := newVirtioNet(t, device.VirtioNetConfig{}), newVirtioNet(t, device.VirtioNetConfig{})
+	joinVirtioNet(t, sw, va, "a")
+	joinVirtioNet(t, sw, vb, "b")
+	a, b := attachVirtio(t, va, virtioOptions{}), attachVirtio(t, vb, virtioOptions{features: fMergeable})
+	extra, err := vhostusertest.NewMemory(2*vramBase, 8192)
+	check(t, err)
+	defer extra.Close()
+	check(t, a.client.SetMemTable(a.mem, extra))
+	frame := tt.Frame(tt.Broadcast, macA, 200)
+	r := a.tx[0]
+	copy(r.ram.Bytes(r.buffers[0], 2048)[12:], frame)
+	r.Add([]virtqtest.Buffer{{Addr: r.buffers[0], Len: 12 + 200}, {Addr: extra.GPA, Len: 500}}, 0, false)
+	check(t, extra.File().Truncate(0))
+	if r.Publish() {
+		check(t, r.vring.Kick())
+	}
+	if err := a.wait(); !errors.Is(err, guestmem.ErrFault) {
+		t.Errorf("the sender's attachment ended with %v, want ErrFault", err)
+	}
+	for _, p := range b.receive(0) {
+		if !bytes.Equal(p.frame[:14], make([]byte, 14)) {
+			t.Errorf("a frame arrived: %x", p.frame)
+		}
+	}
+	f := whole(frame)
+	if n := vb.Deliver([]*vswitch.Frame{&f}); n != 1 {
+		t.Errorf("Deliver returned %d after that", n)
+	}
+	if got := b.receive(0); len(got) != 1 || !bytes.Equal(got[0].frame, frame) {
+		t.Errorf("got %x after that, want %x", got, frame)
+	}
+}
+
+// TestVirtioNetMemoryChanges changes the memory map while frames go both ways.
+func TestVirtioNetMemoryChanges(t *testing.T) {
+	for _, o := range layouts {
+		t.Run(o.String(), func(t *testing.T) {
+			a, b := virtioPair(t, virtioOptions{Options: o, features: fMergeable})
+			extra, err := vhostusertest.NewMemory(2*vramBase, 1<<20)
+			check(t, err)
+			defer extra.Close()
+			var done atomic.Bool
+			var changing sync.WaitGroup
+			changing.Go(func() {
+				for !done.Load() {
+					if err := errors.Join(a.client.SetMemTable(a.mem, extra), a.client.SetMemTable(a.mem)); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			})
+			for n := 60; n < 260; n++ {
+				frame := tt.Frame(tt.Broadcast, macA, n)
+				a.send(frame)
+				if got := b.receive(0); len(got) != 1 || !bytes.Equal(got[0].frame, frame) {
+					t.Errorf("got %x, want %x", got, frame)
+				}
+				b.send(frame)
+				// A frame that comes while the ring is stopped is lost. What arrives is right.
+				for _, p := range a.receive(0) {
+					if !bytes.Equal(p.frame, frame) {
+						t.Errorf("got %x, want %x", p.frame, frame)
+					}
+				}
+			}
+			done.Store(true)
+			changing.Wait()
+		})
+	}
+}
+
+// TestVirtioNetRestart has rings go on where they stopped, also at another adapter.
+func TestVirtioNetRestart(t *testing.T) {
+	for _, o := range layouts {
+		t.Run(o.String(), func(t *testing.T) {
+			a, b := virtioPair(t, virtioOptions{Options: o, features: fMergeable})
+			for n := 60; n < 360; n++ {
+				frame := tt.Frame(tt.Broadcast, macA, n)
+				a.send(frame)
+				if got := b.receive(0); len(got) != 1 || !bytes.Equal(got[0].frame, frame) {
+					t.Fatalf("frame of %d bytes: got %x", n, got)
+				}
+				if n%10 != 0 {
+					continue
+				}
+				for _, r := range []*virtioRing{a.tx[0], b.rx[0]} {
+					g := a
+					if r == b.rx[0] {
+						g = b
+					}
+					check(t, g.client.StopVring(r.vring))
+					check(t, g.client.StartVring(r.vring))
+					_, err := g.client.GetU64(vhostusertest.GetFeatures)
+					check(t, err)
+				}
+			}
+		})
+	}
+}
+
+// TestVirtioNetLeaks attaches many guests, one after the other, and looks for what they left.
+func TestVirtioNetLeaks(t *testing.T) {
+	v := newVirtioNet(t, device.VirtioNetConfig{Pairs: 2})
+	joinVirtioNet(t, newSwitch(t), v, "guest")
+	round := func(t *testing.T) { // the guest's own are gone when its test ends
+		g := attachVirtio(t, v, virtioOptions{pairs: 2})
+		g.send(tt.Frame(tt.Broadcast, macA, 60))
+	}
+	t.Run("first", round)
+	held := func() (goroutines, files, maps int) {
+		fds, err := os.ReadDir("/proc/self/fd")
+		check(t, err)
+		text, err := os.ReadFile("/proc/self/maps")
+		check(t, err)
+		return runtime.NumGoroutine(), len(fds), strings.Count(string(text), "memfd:guest")
+	}
+	g0, f0, m0 := held()
+	for i := range 20 {
+		t.Run(fmt.Sprint(i), round)
+	}
+	g1, f1, m1 := held()
+	for deadline := time.Now().Add(5 * time.Second); (g1 > g0 || f1 > f0 || m1 > m0) && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		g1, f1, m1 = held()
+	}
+	if g1 > g0 || f1 > f0 || m1 > m0 {
+		t.Errorf("%d goroutines, %d files, %d mappings; before, there were %d, %d and %d", g1, f1, m1, g0, f0, m0)
+	}
+}
+
+// TestVirtioNetLog has every page that is written in the log of a migration.
+func TestVirtioNetLog(t *testing.T) {
+	v := newVirtioNet(t, device.VirtioNetConfig{})
+	joinVirtioNet(t, newSwitch(t), v, "guest")
+	g := attachVirtio(t, v, virtioOptions{features: fMergeable})
+	log, err := vhostusertest.NewMemory(0, 64<<10)
+	check(t, err)
+	defer log.Close()
+	_, err = g.client.Get(vhostusertest.SetLogBase, vhostusertest.Payload(uint64(len(log.Bytes)), uint64(0)), log.FD())
+	check(t, err)
+	check(t, g.client.SetFeatures(fVersion1|fMergeable|vhostusertest.FeatureProtocol|vhostusertest.FeatureLogAll))
+	_, err = g.client.GetU64(vhostusertest.GetFeatures)
+	check(t, err)
+	f := whole(tt.Frame(tt.Broadcast, macA, 1000))
+	if n := v.Deliver([]*vswitch.Frame{&f}); n != 1 {
+		t.Fatalf("Deliver returned %d", n)
+	}
+	r := g.rx[0]
+	u, _ := r.Reap()
+	for what, gpa := range map[string]uint64{"used ring": r.vring.Used, "buffer": r.buffers[u.Token]} {
+		if page := gpa / 4096; log.Bytes[page/8]&(1<<(page%8)) == 0 {
+			t.Errorf("the page of the %s is not in the log", what)
+		}
+	}
+	if page := r.vring.Desc/4096 + 1000; log.Bytes[page/8] != 0 {
+		t.Error("a page that nobody wrote is in the log")
+	}
+}
+
+// TestVirtioNetRARP announces a guest's address after its migration.
+func TestVirtioNetRARP(t *testing.T) {
+	sw := newSwitch(t)
+	v := newVirtioNet(t, device.VirtioNetConfig{})
+	joinVirtioNet(t, sw, v, "guest")
+	g := attachVirtio(t, v, virtioOptions{})
+	check(t, g.client.Set(vhostusertest.SendRARP, vhostusertest.Payload(uint64(0x0a0000_5d1500))))
+	_, err := g.client.GetU64(vhostusertest.GetFeatures)
+	check(t, err)
+	for _, e := range sw.FDB() {
+		if e.MAC == macA && e.Port == "guest" {
+			return
+		}
+	}
+	t.Errorf("the switch knows %v, want %v behind the port", sw.FDB(), macA)
+}
+
+func TestVirtioNetBadConfig(t *testing.T) {
+	for _, pairs := range []int{-1, device.MaxPairs + 1} {
+		if _, err := device.NewVirtioNet(device.VirtioNetConfig{Pairs: pairs, Log: discard}); err == nil {
+			t.Errorf("%d pairs: no error", pairs)
+		}
+	}
+}
+
+// TestVirtioNetPipe calls a guest by a pipe, as User Mode Linux has it, whoever made it blocking and full.
+func TestVirtioNetPipe(t *testing.T) {
+	v := newVirtioNet(t, device.VirtioNetConfig{})
+	joinVirtioNet(t, newSwitch(t), v, "guest")
+	g := attachVirtio(t, v, virtioOptions{})
+	r, w, err := os.Pipe()
+	check(t, err)
+	defer r.Close()
+	defer w.Close()
+	check(t, g.client.Set(vhostusertest.SetVringCall, vhostusertest.Payload(uint64(0)), int(w.Fd()))) // Fd makes it blocking
+	_, err = g.client.GetU64(vhostusertest.GetFeatures)
+	check(t, err)
+	var bell [8]byte
+	if n, err := r.Read(bell[:]); n != 8 || bell[0] != 1 {
+		t.Fatalf("the new pipe was not signalled: %d bytes % x, %v", n, bell, err)
+	}
+	f := whole(tt.Frame(tt.Broadcast, macA, 60))
+	one := []*vswitch.Frame{&f}
+	for range 10000 { // more than the pipe has room for
+		if n := v.Deliver(one); n != 1 {
+			t.Fatalf("Deliver returned %d", n)
+		}
+		g.receive(0)
+	}
+	if n, err := r.Read(bell[:]); n != 8 || bell[0] != 1 {
+		t.Errorf("the pipe was not signalled for a frame: %d bytes % x, %v", n, bell, err)
+	}
+}
+
+// TestVirtioNetStubbornKick stops a ring whose front end has made the kick's eventfd blocking.
+func TestVirtioNetStubbornKick(t *testing.T) {
+	a, b := virtioPair(t, virtioOptions{})
+	r := a.tx[0]
+	check(t, unix.SetNonblock(r.vring.KickFD, false))
+	a.send(tt.Frame(tt.Broadcast, macA, 60)) // wakes the worker, which now waits in the system call
+	b.receive(0)
+	if err := a.gone(); err != io.EOF && err != nil {
+		t.Errorf("the attachment ended with %v", err)
+	}
+}
+
+// TestVirtioNetFeatures has the configuration, and nothing else, decide what is offered, and the guest's driver, as long
+// as it is there, what the switch may leave undone.
+func TestVirtioNetFeatures(t *testing.T) {
+	const offloads = fCsum | fGuestCsum | fGuestTSO4 | fHostTSO4
+	for _, c := range []struct {
+		config  device.VirtioNetConfig
+		offered uint64
+		not     uint64
+	}{
+		{device.VirtioNetConfig{}, fVersion1 | fMergeable | offloads | vhostusertest.FeaturePacked, 1 << 22},
+		{device.VirtioNetConfig{NoPacked: true}, fVersion1 | fMergeable | offloads, vhostusertest.FeaturePacked | 1<<22},
+		{device.VirtioNetConfig{NoOffload: true}, fVersion1 | fMergeable | vhostusertest.FeaturePacked, offloads | 1<<22},
+		{device.VirtioNetConfig{Pairs: 2}, fVersion1 | fMergeable | 1<<22, 0},
+	} {
+		v := newVirtioNet(t, c.config)
+		if f := v.Features(); f&c.offered != c.offered || f&c.not != 0 {
+			t.Errorf("%+v: features %#x, want %#x and not %#x", c.config, f, c.offered, c.not)
+		}
+	}
+	v := newVirtioNet(t, device.VirtioNetConfig{})
+	joinVirtioNet(t, newSwitch(t), v, "guest")
+	for _, c := range []struct {
+		features uint64
+		want     vswitch.OffloadSet
+	}{
+		{fMergeable, 0},
+		{fGuestCsum, vswitch.OffloadChecksum},
+		{fGuestTSO4, 0},
+		{fGuestCsum | fGuestTSO4, vswitch.OffloadChecksum | vswitch.OffloadTSO4},
+		{fGuestCsum | 1<<8 | 1<<9, vswitch.OffloadChecksum | vswitch.OffloadTSO6 | vswitch.OffloadECN},
+		{fGuestCsum | 1<<54, vswitch.OffloadChecksum},
+		{fGuestCsum | 1<<54 | 1<<55, vswitch.OffloadChecksum | vswitch.OffloadUSO},
+	} {
+		g := attachVirtio(t, v, virtioOptions{features: c.features})
+		if got := v.Accepts(); got != c.want {
+			t.Errorf("features %#x: accepts %b, want %b", c.features, got, c.want)
+		}
+		g.gone()
+		if got := v.Accepts(); got != 0 {
+			t.Errorf("detached: accepts %b", got)
+		}
+	}
+}
