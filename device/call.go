@@ -12,11 +12,11 @@ import (
 // call is how a ring interrupts its guest. Its zero value interrupts nobody.
 type call struct {
 	event *eventfd.FD
-	pipe  *os.File // the writing end of one, which User Mode Linux has in place of an eventfd
-	fd    int      // of pipe
+	conn  *os.File // one end of a socket pair, which User Mode Linux has in place of an eventfd
+	fd    int      // of conn
 }
 
-// one is what is written to a pipe. It never changes and never goes away.
+// one is what goes over a socket: the number that would be added to an eventfd.
 var one = binary.NativeEndian.AppendUint64(nil, 1)
 
 // newCall takes f over, which may be nil.
@@ -29,8 +29,8 @@ func newCall(f *os.File) (c call, err error) {
 		f.Close()
 		return c, err
 	}
-	if info.Mode()&os.ModeNamedPipe != 0 {
-		return call{pipe: f, fd: int(f.Fd())}, nil
+	if info.Mode()&os.ModeSocket != 0 {
+		return call{conn: f, fd: int(f.Fd())}, nil
 	}
 	c.event, err = eventfd.FromFile(f)
 	return c, err
@@ -41,13 +41,12 @@ func (c *call) signal() error {
 	switch {
 	case c.event != nil:
 		return c.event.Signal()
-	case c.pipe != nil:
-		// A write could be made to block by whoever else has the pipe. This cannot.
-		_, err := unix.Vmsplice(c.fd, []unix.Iovec{{Base: &one[0], Len: uint64(len(one))}}, unix.SPLICE_F_NONBLOCK)
-		if err == unix.EAGAIN || err == unix.EINTR {
-			return nil // full: it rings already
+	case c.conn != nil:
+		err := unix.Send(c.fd, one, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		if err == unix.EAGAIN || err == unix.EINTR || err == unix.EPIPE {
+			return nil // full: it rings already; or closed: nobody listens, and the connection will tell
 		}
-		return os.NewSyscallError("vmsplice", err)
+		return os.NewSyscallError("send", err)
 	}
 	return nil
 }
@@ -57,8 +56,8 @@ func (c *call) close() {
 	if c.event != nil {
 		c.event.Close()
 	}
-	if c.pipe != nil {
-		c.pipe.Close()
+	if c.conn != nil {
+		c.conn.Close()
 	}
 	*c = call{}
 }

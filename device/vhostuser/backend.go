@@ -128,8 +128,8 @@ type VringConfig struct {
 	Enabled bool // see Backend.SetVringEnable
 
 	// Kick wakes the Backend, Call the guest, and Err tells that the ring is broken. Each may be nil: without a Kick
-	// the Backend has to poll. A Call need not be an eventfd: User Mode Linux passes the writing
-	// end of a pipe. It is an eventfd or a pipe, but blocking or not as the front end likes.
+	// the Backend has to poll. They are eventfds, but a Call may be a socket: User Mode Linux passes one end of
+	// a pair. Each is blocking or not as the front end likes.
 	Kick, Call, Err *os.File
 
 	UsedLog UsedLog

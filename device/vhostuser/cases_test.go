@@ -198,6 +198,9 @@ func TestCase06StrangeDescriptors(t *testing.T) {
 		"socket":    sockets[0],
 	} {
 		for _, request := range []uint32{vt.SetVringKick, vt.SetVringCall, vt.SetVringErr} {
+			if name == "socket" && request == vt.SetVringCall {
+				continue // User Mode Linux has no other
+			}
 			rows = append(rows, malformed{fmt.Sprintf("%s %d", name, request), request, vt.Payload(uint64(0)), []int{fd},
 				map[uint32]string{vt.SetVringKick: "SET_VRING_KICK", vt.SetVringCall: "SET_VRING_CALL", vt.SetVringErr: "SET_VRING_ERR"}[request] + ": ring 0: a file of mode"})
 		}

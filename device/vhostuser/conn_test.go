@@ -492,25 +492,25 @@ func TestSequenceQEMUMultiqueue(t *testing.T) {
 }
 
 // What User Mode Linux sends, down to the acknowledgement it wants of SET_PROTOCOL_FEATURES, a memory table with
-// room for two regions, a pipe as call, and a second SET_FEATURES that gives protocol features up.
+// room for two regions, a socket as call, and a second SET_FEATURES that gives protocol features up.
 func TestSequenceUML(t *testing.T) {
 	dev := newFake()
 	s := connect(t, dev)
 	m := memory(t, 0x60000, 1<<20)
 	v0, v1 := vring(t, m, 0, 256), vring(t, m, 1, 256)
-	var pipe [2]int
-	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(pipe[0])
-	defer unix.Close(pipe[1])
+	defer unix.Close(pair[0])
+	defer unix.Close(pair[1])
 	const protocol = uint64(vhostuser.ProtocolReplyAck | vhostuser.ProtocolBackendReq)
 	s.play([]message{
 		{"owner", vt.SetOwner, false, nil, nil, nil},
 		{"features", vt.GetFeatures, false, nil, nil, vt.Payload(all)},
 		{"protocol features", vt.GetProtocolFeatures, false, nil, nil, vt.Payload(protoQ)},
 		{"protocol features", vt.SetProtocolFeatures, true, vt.Payload(protocol), nil, nil},
-		{"channel", vt.SetBackendReqFD, true, nil, []int{pipe[1]}, nil},
+		{"channel", vt.SetBackendReqFD, true, nil, []int{pair[1]}, nil},
 		{"features", vt.SetFeatures, true, vt.Payload(acked), nil, nil},
 		{"features", vt.SetFeatures, true, vt.Payload(acked &^ vt.FeatureProtocol), nil, nil},
 	})
@@ -519,7 +519,7 @@ func TestSequenceUML(t *testing.T) {
 	}
 	for i, v := range []*vt.Vring{v0, v1} {
 		setUp = append(setUp,
-			message{"call", vt.SetVringCall, true, vt.Payload(uint64(i)), []int{pipe[1]}, nil},
+			message{"call", vt.SetVringCall, true, vt.Payload(uint64(i)), []int{pair[1]}, nil},
 			message{"num", vt.SetVringNum, true, ring(i, 256), nil, nil},
 			message{"base", vt.SetVringBase, true, ring(i, 0), nil, nil},
 			message{"addr", vt.SetVringAddr, true, v.Addr(0, 1<<64-1), nil, nil})

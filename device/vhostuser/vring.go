@@ -142,8 +142,8 @@ func (c *conn) setVringEnable(body []byte) ([]byte, error) {
 }
 
 // doorbell takes a ring and a descriptor from a message whose payload has the number of the ring in bits 0 to 7, and
-// bit 8 set if there is no descriptor. Then, fd is -1.
-func (c *conn) doorbell(body []byte) (i int, v *vring, fd int, err error) {
+// bit 8 set if there is no descriptor. Then, fd is -1. Besides an eventfd, which has no type of file, it may be of type also.
+func (c *conn) doorbell(body []byte, also uint32) (i int, v *vring, fd int, err error) {
 	const noFD = 1 << 8
 	n := binary.LittleEndian.Uint64(body)
 	i, v, err = c.ring(n &^ noFD)
@@ -159,16 +159,15 @@ func (c *conn) doorbell(body []byte) (i int, v *vring, fd int, err error) {
 	if err := unix.Fstat(c.fds[0], &st); err != nil {
 		return 0, nil, -1, os.NewSyscallError("fstat", err)
 	}
-	// What has no type, among other things, is an eventfd.
-	if kind := st.Mode & unix.S_IFMT; kind != 0 && kind != unix.S_IFIFO {
-		return 0, nil, -1, c.h.malformed("ring %d: a file of mode %#o is neither an eventfd nor a pipe", i, st.Mode)
+	if kind := st.Mode & unix.S_IFMT; kind != 0 && kind != also {
+		return 0, nil, -1, c.h.malformed("ring %d: a file of mode %#o is no doorbell", i, st.Mode)
 	}
 	return i, v, c.take(), nil
 }
 
 // setVringKick serves SET_VRING_KICK, which starts the ring. One that runs starts again with the new kick.
 func (c *conn) setVringKick(body []byte) ([]byte, error) {
-	i, v, fd, err := c.doorbell(body)
+	i, v, fd, err := c.doorbell(body, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -182,7 +181,7 @@ func (c *conn) setVringKick(body []byte) ([]byte, error) {
 }
 
 func (c *conn) setVringCall(body []byte) ([]byte, error) {
-	i, v, fd, err := c.doorbell(body)
+	i, v, fd, err := c.doorbell(body, unix.S_IFSOCK)
 	if err != nil {
 		return nil, err
 	}
@@ -199,7 +198,7 @@ func (c *conn) setVringCall(body []byte) ([]byte, error) {
 
 // setVringErr serves SET_VRING_ERR. It counts from the next start of the ring on; QEMU sends it only when it connects.
 func (c *conn) setVringErr(body []byte) ([]byte, error) {
-	_, v, fd, err := c.doorbell(body)
+	_, v, fd, err := c.doorbell(body, 0)
 	if err == nil {
 		replace(&v.err, fd)
 	}
