@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/netip"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -30,17 +31,28 @@ const DefaultSwitch = "default"
 // Config is a daemon's configuration: switches, and the virtual machines whose adapters
 // are on them.
 type Config struct {
+	Defaults Defaults `yaml:"defaults,omitempty"`
+	MACPool  *MACPool `yaml:"mac_pool,omitempty"` // nil: MAC addresses are made from the adapters' names
 	Switches []Switch `yaml:"switches"`
 	VMs      []VM     `yaml:"vms"`
+}
+
+// Defaults are what holds where nothing else is said.
+type Defaults struct {
+	Adapter Policy `yaml:"adapter,omitempty"`
 }
 
 // Switch is a virtual network.
 type Switch struct {
 	Name       string        `yaml:"name"`
-	Type       string        `yaml:"type"`        // "private"
+	Type       string        `yaml:"type"`        // TypePrivate, TypeInternal or TypeExternal; "": private
 	AgeingTime time.Duration `yaml:"ageing_time"` // 0: 300 s
 	MaxMACs    int           `yaml:"max_macs"`    // 0: 8192
 	PXE        *PXE          `yaml:"pxe"`         // nil: none on this switch
+
+	Uplink            *Uplink     `yaml:"uplink"`              // of an external switch
+	AllowManagementOS *bool       `yaml:"allow_management_os"` // of an external switch: the host uses it, too; nil: yes
+	Management        *Management `yaml:"management"`          // the host's own adapter
 }
 
 // PXE is a boot service on a switch.
@@ -104,6 +116,8 @@ type Adapter struct {
 	Queues  int   `yaml:"queues"`  // pairs of a receive and a transmit queue; 0: one
 	Packed  *bool `yaml:"packed"`  // packed rings are offered, besides split ones; nil: yes
 	Offload *bool `yaml:"offload"` // checksums and segmentation are offered; nil: yes
+
+	Policy `yaml:",inline"`
 }
 
 // Kinds of adapters.
@@ -236,9 +250,27 @@ func decodeError(file string, text []byte, err error) error {
 var unknownField = regexp.MustCompile(`unknown field "([^"]*)"`)
 
 // keys are all there are, for proposals.
-var keys = strings.Fields(`switches vms name type ageing_time max_macs pxe address pool lease router dns root boot
-	reservations match file script kernel initrd append mac uuid arch user_class vendor_class hostname memory adapters switch kind bootindex rom
-	queues packed offload`)
+var keys = keysOf(reflect.TypeFor[Config]())
+
+// keysOf returns the keys of t and of what is in it.
+func keysOf(t reflect.Type) (keys []string) {
+	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+		t = t.Elem()
+	}
+	if t.Kind() != reflect.Struct {
+		return nil
+	}
+	for i := range t.NumField() {
+		if tag, ok := t.Field(i).Tag.Lookup("yaml"); ok {
+			if name, _, _ := strings.Cut(tag, ","); name != "" {
+				keys = append(keys, name)
+			}
+			keys = append(keys, keysOf(t.Field(i).Type)...)
+		}
+	}
+	slices.Sort(keys)
+	return slices.Compact(keys)
+}
 
 // nearest returns the word at an edit distance of at most a third of s's length.
 func nearest(s string, words []string) string {
@@ -278,7 +310,7 @@ var DefaultAddress = netip.MustParsePrefix("10.21.140.1/24")
 func (c *Config) complete(dir string) {
 	for i := range c.Switches {
 		s := &c.Switches[i]
-		s.Type = cmp.Or(s.Type, "private")
+		s.completeNetwork()
 		if s.PXE != nil {
 			s.PXE.complete(dir)
 		}
@@ -293,7 +325,8 @@ func (c *Config) complete(dir string) {
 			if a.ROM != "" && a.ROM != NoROM && !filepath.IsAbs(a.ROM) {
 				a.ROM = filepath.Join(dir, a.ROM)
 			}
-			if a.MAC == (vswitchMAC{}) {
+			a.Policy.inherit(c.Defaults.Adapter)
+			if a.MAC == (vswitchMAC{}) && c.MACPool == nil {
 				a.MAC = vswitchMAC(DeriveMAC(AdapterName(vm.Name, j)))
 			}
 		}
@@ -405,8 +438,15 @@ func (k *checker) failf(path, format string, args ...any) {
 	k.errs = append(k.errs, fmt.Errorf("%s: %s", where, fmt.Sprintf(format, args...)))
 }
 
+// err returns all that is wrong, or nil.
+func (k *checker) err() error { return errors.Join(k.errs...) }
+
 func (c *Config) check(file string, text []byte) error {
 	k := &checker{file: file, text: text}
+	c.Defaults.Adapter.check(k, "$.defaults.adapter", "defaults")
+	if p := c.MACPool; p != nil && (bytes.Compare(p.First[:], p.Last[:]) > 0 || p.First[0] != p.Last[0] || CheckMAC(p.First) != nil || CheckMAC(p.Last) != nil) {
+		k.failf("$.mac_pool", "mac_pool: from %v to %v there is no range of addresses for adapters: write it like 00:15:5d:4d:00:00-00:15:5d:4d:00:ff", p.First, p.Last)
+	}
 	seen := map[string]bool{}
 	for i, s := range c.Switches {
 		path := fmt.Sprintf("$.switches[%d]", i)
@@ -417,9 +457,7 @@ func (c *Config) check(file string, text []byte) error {
 			k.failf(path+".name", "a second switch %q", s.Name)
 		}
 		seen[s.Name] = true
-		if s.Type != "private" {
-			k.failf(path+".type", "switch %q: type %q is not one of: private", s.Name, s.Type)
-		}
+		s.checkNetwork(k, path)
 		if s.AgeingTime < 0 || s.AgeingTime > 0 && s.AgeingTime < time.Second {
 			k.failf(path+".ageing_time", "switch %q: ageing_time %v: at least 1s", s.Name, s.AgeingTime)
 		}
@@ -455,6 +493,10 @@ func (c *Config) check(file string, text []byte) error {
 				k.failf(path+".bootindex", "vm %q: bootindex %d: from 0", vm.Name, *a.BootIndex)
 			}
 			a.check(k, path, vm.Name)
+			a.Policy.check(k, path, fmt.Sprintf("vm %q", vm.Name))
+			if a.MAC == (vswitchMAC{}) {
+				continue // one of the pool
+			}
 			if err := CheckMAC(vswitch.MAC(a.MAC)); err != nil {
 				k.failf(path+".mac", "vm %q: %v", vm.Name, err)
 			}
@@ -464,7 +506,7 @@ func (c *Config) check(file string, text []byte) error {
 			macs[a.MAC] = name
 		}
 	}
-	return errors.Join(k.errs...)
+	return k.err()
 }
 
 // check finds what does not suit the adapter's kind.
@@ -557,5 +599,5 @@ func ForRun(name string, p *PXE) (*Config, error) {
 	p.complete(".")
 	k := &checker{}
 	p.check(k, "", name)
-	return &Config{Switches: []Switch{{Name: name, Type: "private", PXE: p}}}, errors.Join(k.errs...)
+	return &Config{Switches: []Switch{{Name: name, Type: TypePrivate, PXE: p}}}, k.err()
 }

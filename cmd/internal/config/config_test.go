@@ -63,6 +63,72 @@ func TestParseSynthetic(t *testing.T) {
 	}
 }
 
+func TestParseNetwork(t *testing.T) {
+	c, err := Parse("f.yaml", []byte(`
+defaults: {adapter: {mac_spoofing: false, bandwidth: 100M, acl: [{action: meter}]}}
+mac_pool: 00:15:5d:4d:00:00-00:15:5d:4d:00:ff
+switches:
+  - {name: lan, type: external, uplink: {nic: eno1}}
+  - {name: own, type: external, uplink: {nic: eno2, driver: packet}, allow_management_os: false}
+  - {name: host, type: internal, management: {address: [192.168.77.1/24, "fd00::1/64"], nat: true}}
+vms:
+  - name: fw
+    adapters:
+      - {switch: lan, vlan: {trunk: "200,1-100,101", native: 10}, mac_spoofing: true, dhcp_guard: true}
+      - {switch: host, vlan: {primary: 10, promiscuous: 200}, acl: [{action: deny, remote: 10.1.2.3, protocol: tcp, port: 22}]}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lan, own, host := c.Switches[0], c.Switches[1], c.Switches[2]
+	if lan.Uplink.Driver != DriverBridge || lan.Management.Name != "vEth-lan" || !lan.HostUses() {
+		t.Errorf("external: %+v, %+v", lan.Uplink, lan.Management)
+	}
+	if own.Management != nil || own.HostUses() {
+		t.Errorf("the host is on a switch that it is kept from: %+v", own.Management)
+	}
+	if m := host.Management; m.MAC != vswitchMAC(DeriveMAC("management.host")) || len(m.Address) != 2 || !m.NAT {
+		t.Errorf("management: %+v", m)
+	}
+	first, second := c.VMs[0].Adapters[0], c.VMs[0].Adapters[1]
+	if v := first.VLAN; v.Trunk.String() != "1-101,200" || v.Native != 10 {
+		t.Errorf("trunk: %v, native %d", v.Trunk, v.Native)
+	}
+	if !*first.MACSpoofing || !*first.DHCPGuard || *first.Bandwidth != 100e6 || len(first.ACL) != 1 {
+		t.Errorf("the first adapter's policy: %+v", first.Policy)
+	}
+	if first.MAC != (vswitchMAC{}) {
+		t.Errorf("an adapter has the address %v before the pool gives it one", vswitch.MAC(first.MAC))
+	}
+	if *second.MACSpoofing || second.DHCPGuard != nil || len(second.ACL) != 1 || second.ACL[0].Action != ACLDeny {
+		t.Errorf("the second adapter's policy: %+v", second.Policy)
+	}
+	if p, ok := second.ACL[0].RemotePrefix(); !ok || p != netip.MustParsePrefix("10.1.2.3/32") {
+		t.Errorf("remote: %v, %v", p, ok)
+	}
+}
+
+func TestRate(t *testing.T) {
+	for text, want := range map[string]Rate{"0": 0, "64000": 64000, "100M": 100e6, "2.5G": 2500e6, "1k": 1000} {
+		if got, err := ParseRate(text); err != nil || got != want {
+			t.Errorf("%s: got %d, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", "M", "-1", "NaN", "1e99", "fast"} {
+		if got, err := ParseRate(text); err == nil {
+			t.Errorf("%q: got %d", text, got)
+		}
+	}
+	for r, want := range map[Rate]string{0: "0", 64000: "64K", 100e6: "100M", 2500e6: "2500M", 1001: "1001", 1e15: "1000T"} {
+		if r.String() != want {
+			t.Errorf("%d: got %v, want %s", uint64(r), r, want)
+		}
+		if back, err := ParseRate(r.String()); err != nil || back != r {
+			t.Errorf("%v reads as %v, %v", r, back, err)
+		}
+	}
+}
+
 // Each bad file gets one sentence that begins with the position.
 func TestParseRefuses(t *testing.T) {
 	for _, c := range []struct{ name, edit, with, want string }{
@@ -95,7 +161,33 @@ func TestParseRefuses(t *testing.T) {
 		{"no MAC", "\"00:15:5d:00:00:01\"", "00:15:5d", `f.yaml:21:28: "00:15:5d" is no MAC address: write it like 00:15:5d:01:02:03`},
 		{"swapped MAC", "00:15:5d:00:00:01", "02:00:00:00:00:01", "Linux's tulip driver swaps the bytes"},
 		{"group MAC", "00:15:5d:00:00:01", "01:15:5d:00:00:01", "is a multicast address"},
-		{"type", "type: private", "type: external", `f.yaml:4:11: switch "lab": type "external" is not one of: private`},
+		{"type", "type: private", "type: public", `f.yaml:4:11: switch "lab": type "public" is not one of: private, internal, external`},
+		{"no uplink", "type: private", "type: external", `f.yaml:3:9: switch "lab": an external switch needs an uplink with exactly one of nic`},
+		{"uplink of a private switch", "type: private", "uplink: {nic: eno1}", `f.yaml:4:13: switch "lab": uplink is for switches of type external`},
+		{"driver", "type: private", "type: external\n    uplink: {nic: eno1, driver: dpdk}", `f.yaml:5:33: switch "lab": uplink: driver "dpdk" is not one of: bridge, packet`},
+		{"packet with a bridge", "type: private", "type: external\n    uplink: {bridge: br0, driver: packet}", `driver packet takes a nic, not a bridge`},
+		{"an interface's name", "type: private", "type: external\n    uplink: {nic: a-name-of-16-byte}", `f.yaml:5:19: switch "lab": uplink: "a-name-of-16-byte" cannot name a network interface`},
+		{"host on a private switch", "type: private", "management: {address: [10.9.0.2/24]}", `the host is not on a private switch: take type internal`},
+		{"address of an external switch", "type: private", "type: external\n    uplink: {nic: eno1}\n    management: {address: [10.9.0.2/24]}", `leave out address, mac and nat`},
+		{"NAT without address", "type: private", "type: internal\n    management: {nat: true}", `f.yaml:5:23: switch "lab": management: nat needs an IPv4 address`},
+		{"host's network address", "type: private", "type: internal\n    management: {address: [10.9.0.0/24]}", `address 10.9.0.0/24 stands for the whole network`},
+		{"two VLAN modes", "- {switch: lab}", "- {switch: lab, vlan: {access: 1, trunk: 1-9}}", `f.yaml:22:29: vm "web01": vlan: give exactly one of access, trunk, isolated, community and promiscuous`},
+		{"VLAN", "- {switch: lab}", "- {switch: lab, vlan: {access: 4095}}", `vm "web01": vlan: access 4095: from 1 to 4094`},
+		{"VLANs", "- {switch: lab}", "- {switch: lab, vlan: {trunk: 9-1}}", `f.yaml:22:37: "9-1" is no set of VLANs: write it like 1-100,200`},
+		{"native without trunk", "- {switch: lab}", "- {switch: lab, vlan: {access: 3, native: 4}}", `native goes with trunk`},
+		{"isolated without primary", "- {switch: lab}", "- {switch: lab, vlan: {isolated: 3}}", `isolated, community and promiscuous need a primary`},
+		{"secondary is primary", "- {switch: lab}", "- {switch: lab, vlan: {primary: 3, promiscuous: 1-9}}", `primary 3 is a secondary, too`},
+		{"bpdu", "- {switch: lab}", "- {switch: lab, bpdu: dorp}", `vm "web01": bpdu "dorp" is not one of: drop, shutdown, allow`},
+		{"rate", "- {switch: lab}", "- {switch: lab, bandwidth: fast}", `"fast" is no number of bits a second: write it like 100M or 2.5G`},
+		{"storm limit", "- {switch: lab}", "- {switch: lab, storm_limit: -1}", `storm_limit -1: frames a second, from 0 (no limit)`},
+		{"acl action", "- {switch: lab}", "- {switch: lab, acl: [{action: reject}]}", `vm "web01": acl: rule 1: action "reject" is not one of: allow, deny, meter`},
+		{"acl remote", "- {switch: lab}", "- {switch: lab, acl: [{action: deny, remote: lab.example}]}", `remote "lab.example" is no MAC address, IP address or prefix`},
+		{"acl port", "- {switch: lab}", "- {switch: lab, acl: [{action: deny, port: 22}]}", `a port needs protocol tcp or udp`},
+		{"acl families", "- {switch: lab}", "- {switch: lab, acl: [{action: deny, remote: 10.0.0.0/8, protocol: ipv6}]}", `no frame of ipv6 has an address in 10.0.0.0/8`},
+		{"defaults", "switches:", "defaults: {adapter: {link: sideways}}\nswitches:", `f.yaml:2:28: defaults: link "sideways" is not one of: up, down`},
+		{"pool of MACs", "switches:", "mac_pool: 00:15:5d:4d:00:00\nswitches:", `"00:15:5d:4d:00:00" is no range of MAC addresses`},
+		{"pool of MACs backwards", "switches:", "mac_pool: 00:15:5d:4d:00:09-00:15:5d:4d:00:00\nswitches:", `there is no range of addresses for adapters`},
+		{"unknown key of a policy", "- {switch: lab}", "- {switch: lab, dhcp_gaurd: true}", `unknown key "dhcp_gaurd": did you mean "dhcp_guard"?`},
 		{"no such switch", "- {switch: lab}", "- {switch: lob}", `f.yaml:22:9: vm "web01": there is no switch "lob"`},
 		{"name", "name: web01", "name: web/01", `"web/01" cannot be a name`},
 		{"memory", "memory: 1G", "memory: much", `f.yaml:19:13: "much" is no amount of memory: write it like 512M or 2G`},
