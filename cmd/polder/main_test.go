@@ -84,7 +84,7 @@ func TestBadInput(t *testing.T) {
 	missing := filepath.Join(root, "none.yaml")
 	noROM := write(t, "no.rom", "this is no ROM")
 	bad := write(t, "bad.yaml", "switches:\n  - name: lab\n    typo: 1\n")
-	twoErrors := write(t, "two.yaml", "switches:\n  - {name: a, type: external}\n  - {name: a}\n")
+	twoErrors := write(t, "two.yaml", "switches:\n  - {name: a, type: public}\n  - {name: a}\n")
 	noPXERoot := write(t, "root.yaml", "switches:\n  - name: a\n    pxe: {root: nowhere}\n")
 	noScript := write(t, "script.yaml", "switches:\n  - name: a\n    pxe: {boot: [{script: menu.ipxe}]}\n")
 	vms := write(t, "vms.yaml", "switches:\n  - name: a\nvms:\n  - {name: web, adapters: [{switch: a}]}\n  - {name: db}\n")
@@ -135,7 +135,7 @@ func TestBadInput(t *testing.T) {
 		{"serve: no file", []string{"serve", "-c", missing}, 1, "configuration: open " + missing + ": no such file or directory"},
 		{"serve: a directory", []string{"serve", "-c", root}, 1, "configuration: read " + root + ": is a directory"},
 		{"serve: bad file", []string{"serve", "-c", bad}, 1, bad + `:3:5: unknown key "typo": did you mean "type"?`},
-		{"serve: two mistakes", []string{"serve", "-c", twoErrors}, 1, twoErrors + `:2:21: switch "a": type "external" is not one of: private` + "\n" + twoErrors + `:3:12: a second switch "a"`},
+		{"serve: two mistakes", []string{"serve", "-c", twoErrors}, 1, twoErrors + `:2:21: switch "a": type "public" is not one of: private, internal, external` + "\n" + twoErrors + `:3:12: a second switch "a"`},
 		{"serve: no root", []string{"serve", "-c", noPXERoot}, 1, `switch "a": pxe: root: open ` + filepath.Dir(noPXERoot) + "/nowhere: no such file or directory"},
 		{"serve: no script", []string{"serve", "-c", noScript}, 1, `switch "a": pxe: script menu.ipxe: there is no root to read it from`},
 		{"serve: no ROM", []string{"serve", "-c", noVMROM}, 1, `adapter "web-1": boot ROM: open ` + filepath.Dir(noVMROM) + "/none.rom: no such file or directory"},

@@ -33,8 +33,8 @@ const DefaultSwitch = "default"
 type Config struct {
 	Defaults Defaults `yaml:"defaults,omitempty"`
 	MACPool  *MACPool `yaml:"mac_pool,omitempty"` // nil: MAC addresses are made from the adapters' names
-	Switches []Switch `yaml:"switches"`
-	VMs      []VM     `yaml:"vms"`
+	Switches []Switch `yaml:"switches,omitempty"`
+	VMs      []VM     `yaml:"vms,omitempty"`
 }
 
 // Defaults are what holds where nothing else is said.
@@ -45,60 +45,60 @@ type Defaults struct {
 // Switch is a virtual network.
 type Switch struct {
 	Name       string        `yaml:"name"`
-	Type       string        `yaml:"type"`        // TypePrivate, TypeInternal or TypeExternal; "": private
-	AgeingTime time.Duration `yaml:"ageing_time"` // 0: 300 s
-	MaxMACs    int           `yaml:"max_macs"`    // 0: 8192
-	PXE        *PXE          `yaml:"pxe"`         // nil: none on this switch
+	Type       string        `yaml:"type,omitempty"`        // TypePrivate, TypeInternal or TypeExternal; "": private
+	AgeingTime time.Duration `yaml:"ageing_time,omitempty"` // 0: 300 s
+	MaxMACs    int           `yaml:"max_macs,omitempty"`    // 0: 8192
+	PXE        *PXE          `yaml:"pxe,omitempty"`         // nil: none on this switch
 
-	Uplink            *Uplink     `yaml:"uplink"`              // of an external switch
-	AllowManagementOS *bool       `yaml:"allow_management_os"` // of an external switch: the host uses it, too; nil: yes
-	Management        *Management `yaml:"management"`          // the host's own adapter
+	Uplink            *Uplink     `yaml:"uplink,omitempty"`              // of an external switch
+	AllowManagementOS *bool       `yaml:"allow_management_os,omitempty"` // of an external switch: the host uses it, too; nil: yes
+	Management        *Management `yaml:"management,omitempty"`          // the host's own adapter
 }
 
 // PXE is a boot service on a switch.
 type PXE struct {
 	Address      netip.Prefix  `yaml:"address"`
 	Pool         Pool          `yaml:"pool"`
-	Lease        time.Duration `yaml:"lease"` // 0: one hour
+	Lease        time.Duration `yaml:"lease,omitempty"` // 0: one hour
 	Router       netip.Addr    `yaml:"router"`
-	DNS          []netip.Addr  `yaml:"dns"`
-	Root         string        `yaml:"root"` // directory of boot files; "" for none
-	Boot         []Boot        `yaml:"boot"` // the first that matches is taken
-	Reservations []Reservation `yaml:"reservations"`
+	DNS          []netip.Addr  `yaml:"dns,omitempty"`
+	Root         string        `yaml:"root,omitempty"` // directory of boot files; "" for none
+	Boot         []Boot        `yaml:"boot,omitempty"` // the first that matches is taken
+	Reservations []Reservation `yaml:"reservations,omitempty"`
 }
 
 // Boot is one rule: which clients, and what they are given.
 type Boot struct {
-	Match  Match    `yaml:"match"`
-	File   string   `yaml:"file"`
-	Script string   `yaml:"script"` // an iPXE script, a template
-	Kernel string   `yaml:"kernel"`
-	Initrd []string `yaml:"initrd"`
-	Append string   `yaml:"append"` // the kernel's command line
+	Match  Match    `yaml:"match,omitempty"`
+	File   string   `yaml:"file,omitempty"`
+	Script string   `yaml:"script,omitempty"` // an iPXE script, a template
+	Kernel string   `yaml:"kernel,omitempty"`
+	Initrd []string `yaml:"initrd,omitempty"`
+	Append string   `yaml:"append,omitempty"` // the kernel's command line
 }
 
 // Match names clients; what is empty matches all.
 type Match struct {
-	MAC         string `yaml:"mac"`          // with * for any characters
-	UUID        string `yaml:"uuid"`         // SMBIOS UUID
-	Arch        []int  `yaml:"arch"`         // option 93, RFC 4578 section 2.1
-	UserClass   string `yaml:"user_class"`   // option 77
-	VendorClass string `yaml:"vendor_class"` // option 60, how it begins
+	MAC         string `yaml:"mac,omitempty"`          // with * for any characters
+	UUID        string `yaml:"uuid,omitempty"`         // SMBIOS UUID
+	Arch        []int  `yaml:"arch,omitempty"`         // option 93, RFC 4578 section 2.1
+	UserClass   string `yaml:"user_class,omitempty"`   // option 77
+	VendorClass string `yaml:"vendor_class,omitempty"` // option 60, how it begins
 }
 
 // Reservation keeps an address for one client.
 type Reservation struct {
-	MAC      vswitchMAC `yaml:"mac"`
-	UUID     string     `yaml:"uuid"`
+	MAC      MAC        `yaml:"mac,omitempty"`
+	UUID     string     `yaml:"uuid,omitempty"`
 	Address  netip.Addr `yaml:"address"`
-	Hostname string     `yaml:"hostname"`
+	Hostname string     `yaml:"hostname,omitempty"`
 }
 
 // VM is a virtual machine: a name for its adapters and its QEMU options.
 type VM struct {
 	Name     string    `yaml:"name"`
-	Memory   Bytes     `yaml:"memory"` // of the guest; 0: 512 MiB
-	Adapters []Adapter `yaml:"adapters"`
+	Memory   Bytes     `yaml:"memory,omitempty"` // of the guest; 0: 512 MiB
+	Adapters []Adapter `yaml:"adapters,omitempty"`
 }
 
 // NoROM in place of a file leaves an adapter without a boot ROM.
@@ -106,16 +106,16 @@ const NoROM = "none"
 
 // Adapter is one of a VM's network adapters.
 type Adapter struct {
-	Switch    string     `yaml:"switch"` // "": DefaultSwitch
-	Kind      string     `yaml:"kind"`   // KindLegacy or KindSynthetic; "": legacy
-	MAC       vswitchMAC `yaml:"mac"`    // zero: made from the VM's name and the adapter's place
-	BootIndex *int       `yaml:"bootindex"`
-	ROM       string     `yaml:"rom"` // file of a boot ROM, NoROM, or "" for the adapter's own
+	Switch    string `yaml:"switch,omitempty"` // "": DefaultSwitch
+	Kind      string `yaml:"kind,omitempty"`   // KindLegacy or KindSynthetic; "": legacy
+	MAC       MAC    `yaml:"mac,omitempty"`    // zero: made from the VM's name and the adapter's place
+	BootIndex *int   `yaml:"bootindex,omitempty"`
+	ROM       string `yaml:"rom,omitempty"` // file of a boot ROM, NoROM, or "" for the adapter's own
 
 	// Of a synthetic adapter. What is not offered here is not offered to any guest, wherever it runs.
-	Queues  int   `yaml:"queues"`  // pairs of a receive and a transmit queue; 0: one
-	Packed  *bool `yaml:"packed"`  // packed rings are offered, besides split ones; nil: yes
-	Offload *bool `yaml:"offload"` // checksums and segmentation are offered; nil: yes
+	Queues  int   `yaml:"queues,omitempty"`  // pairs of a receive and a transmit queue; 0: one
+	Packed  *bool `yaml:"packed,omitempty"`  // packed rings are offered, besides split ones; nil: yes
+	Offload *bool `yaml:"offload,omitempty"` // checksums and segmentation are offered; nil: yes
 
 	Policy `yaml:",inline"`
 }
@@ -129,12 +129,26 @@ const (
 // MaxQueues is the most pairs of queues that a synthetic adapter can have.
 const MaxQueues = 128
 
-// vswitchMAC reads a MAC address from text.
-type vswitchMAC vswitch.MAC
+// MAC is a MAC address that can be read from text.
+type MAC vswitch.MAC
 
-func (m *vswitchMAC) UnmarshalYAML(text []byte) error {
+// String returns the address as it is written.
+func (m MAC) String() string { return vswitch.MAC(m).String() }
+
+// MarshalText writes the address, for JSON and YAML.
+func (m MAC) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
+// UnmarshalText reads what MarshalText writes.
+func (m *MAC) UnmarshalText(text []byte) error {
+	mac, err := vswitch.ParseMAC(string(text))
+	*m = MAC(mac)
+	return err
+}
+
+// UnmarshalYAML reads an address as operators write it.
+func (m *MAC) UnmarshalYAML(text []byte) error {
 	mac, err := vswitch.ParseMAC(scalar(text))
-	*m = vswitchMAC(mac)
+	*m = MAC(mac)
 	if err != nil {
 		return badValue(text, "no MAC address: write it like 00:15:5d:01:02:03")
 	}
@@ -143,6 +157,11 @@ func (m *vswitchMAC) UnmarshalYAML(text []byte) error {
 
 // Pool is the range of addresses that clients are leased, both ends included.
 type Pool struct{ First, Last netip.Addr }
+
+// MarshalText writes what UnmarshalYAML reads, for JSON and YAML.
+func (p Pool) MarshalText() ([]byte, error) {
+	return []byte(p.First.String() + "-" + p.Last.String()), nil
+}
 
 // UnmarshalYAML reads "10.0.0.10-10.0.0.20".
 func (p *Pool) UnmarshalYAML(text []byte) error {
@@ -158,6 +177,16 @@ func (p *Pool) UnmarshalYAML(text []byte) error {
 
 // Bytes is an amount of memory.
 type Bytes uint64
+
+// MarshalText writes what UnmarshalYAML reads, for JSON and YAML.
+func (b Bytes) MarshalText() ([]byte, error) {
+	units := " KMGT"
+	i := 0
+	for ; i < len(units)-1 && b != 0 && b%1024 == 0; i++ {
+		b /= 1024
+	}
+	return []byte(strings.TrimRight(strconv.FormatUint(uint64(b), 10)+units[i:i+1], " ")), nil
+}
 
 // UnmarshalYAML reads "512M", "2G", or a number of bytes.
 func (b *Bytes) UnmarshalYAML(text []byte) error {
@@ -200,6 +229,21 @@ func reader[T any](parse func(string) (T, error), what string) func(*T, []byte) 
 }
 
 func scalar(text []byte) string { return strings.Trim(strings.TrimSpace(string(text)), `"'`) }
+
+// writers are how values of the types that are not this package's are written.
+var writers = []yaml.EncodeOption{
+	yaml.CustomMarshaler(func(p netip.Prefix) ([]byte, error) { return []byte(strconv.Quote(p.String())), nil }),
+	yaml.CustomMarshaler(func(a netip.Addr) ([]byte, error) {
+		if !a.IsValid() {
+			return []byte("null"), nil
+		}
+		return []byte(strconv.Quote(a.String())), nil
+	}),
+	yaml.CustomMarshaler(func(d time.Duration) ([]byte, error) { return []byte(d.String()), nil }),
+}
+
+// Marshal returns the text of a file that Parse reads as c.
+func (c *Config) Marshal() ([]byte, error) { return yaml.MarshalWithOptions(c, writers...) }
 
 // Default is the configuration of a daemon without a file: one private switch with a boot
 // service on it.
@@ -326,8 +370,8 @@ func (c *Config) complete(dir string) {
 				a.ROM = filepath.Join(dir, a.ROM)
 			}
 			a.Policy.inherit(c.Defaults.Adapter)
-			if a.MAC == (vswitchMAC{}) && c.MACPool == nil {
-				a.MAC = vswitchMAC(DeriveMAC(AdapterName(vm.Name, j)))
+			if a.MAC == (MAC{}) && c.MACPool == nil {
+				a.MAC = MAC(DeriveMAC(AdapterName(vm.Name, j)))
 			}
 		}
 	}
@@ -468,7 +512,7 @@ func (c *Config) check(file string, text []byte) error {
 			s.PXE.check(k, path+".pxe", s.Name)
 		}
 	}
-	vms, names, macs := map[string]bool{}, map[string]bool{}, map[vswitchMAC]string{}
+	vms, names, macs := map[string]bool{}, map[string]bool{}, map[MAC]string{}
 	for i, vm := range c.VMs {
 		path := fmt.Sprintf("$.vms[%d]", i)
 		if err := CheckAdapterName(vm.Name); err != nil {
@@ -494,7 +538,7 @@ func (c *Config) check(file string, text []byte) error {
 			}
 			a.check(k, path, vm.Name)
 			a.Policy.check(k, path, fmt.Sprintf("vm %q", vm.Name))
-			if a.MAC == (vswitchMAC{}) {
+			if a.MAC == (MAC{}) {
 				continue // one of the pool
 			}
 			if err := CheckMAC(vswitch.MAC(a.MAC)); err != nil {
@@ -573,7 +617,7 @@ func (p *PXE) check(k *checker, path, name string) {
 		if !isHost(p.Address, r.Address) || r.Address == p.Address.Addr() {
 			k.failf(at, "switch %q: pxe: reservation of %v, which is not a client's address in %v", name, r.Address, p.Address.Masked())
 		}
-		if r.MAC == (vswitchMAC{}) && r.UUID == "" {
+		if r.MAC == (MAC{}) && r.UUID == "" {
 			k.failf(at, "switch %q: pxe: a reservation needs a mac or a uuid", name)
 		}
 	}

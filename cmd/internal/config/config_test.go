@@ -2,6 +2,7 @@ package config
 
 import (
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -87,7 +88,7 @@ vms:
 	if own.Management != nil || own.HostUses() {
 		t.Errorf("the host is on a switch that it is kept from: %+v", own.Management)
 	}
-	if m := host.Management; m.MAC != vswitchMAC(DeriveMAC("management.host")) || len(m.Address) != 2 || !m.NAT {
+	if m := host.Management; m.MAC != MAC(DeriveMAC("management.host")) || len(m.Address) != 2 || !m.NAT {
 		t.Errorf("management: %+v", m)
 	}
 	first, second := c.VMs[0].Adapters[0], c.VMs[0].Adapters[1]
@@ -97,7 +98,7 @@ vms:
 	if !*first.MACSpoofing || !*first.DHCPGuard || *first.Bandwidth != 100e6 || len(first.ACL) != 1 {
 		t.Errorf("the first adapter's policy: %+v", first.Policy)
 	}
-	if first.MAC != (vswitchMAC{}) {
+	if first.MAC != (MAC{}) {
 		t.Errorf("an adapter has the address %v before the pool gives it one", vswitch.MAC(first.MAC))
 	}
 	if *second.MACSpoofing || second.DHCPGuard != nil || len(second.ACL) != 1 || second.ACL[0].Action != ACLDeny {
@@ -105,6 +106,31 @@ vms:
 	}
 	if p, ok := second.ACL[0].RemotePrefix(); !ok || p != netip.MustParsePrefix("10.1.2.3/32") {
 		t.Errorf("remote: %v, %v", p, ok)
+	}
+}
+
+// What is written is read as the same.
+func TestMarshal(t *testing.T) {
+	text := strings.Replace(lab, "- {switch: lab}", `- {switch: lab, kind: synthetic, queues: 2, packed: false, vlan: {trunk: "1-9", native: 3}, bandwidth: 2.5G, storm_limit: 100,
+         acl: [{action: deny, remote: "10.0.0.0/8", protocol: tcp, port: 22}], bootindex: 0, mac_spoofing: false, link: down}
+  - {name: "007", adapters: [{switch: host}]}`, 1)
+	text = strings.Replace(text, "vms:", `  - {name: host, type: internal, ageing_time: 90s, management: {address: [192.168.77.1/24, "fd00::1/64"], mac: "00:15:5d:00:00:0a"}}
+  - {name: lan, type: external, uplink: {nic: eno1}, allow_management_os: false}
+vms:`, 1)
+	want, err := Parse("/etc/polder.yaml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := want.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Parse("/etc/polder.yaml", out)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v\nwant %+v\n%s", got, want, out)
 	}
 }
 

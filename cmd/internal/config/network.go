@@ -34,7 +34,7 @@ const (
 type Management struct {
 	Name    string         `yaml:"name,omitempty"`    // the interface's name; "": vEth- and the switch's name
 	Address []netip.Prefix `yaml:"address,omitempty"` // of an internal switch's; an external one's are the NIC's
-	MAC     vswitchMAC     `yaml:"mac,omitempty"`     // zero: made from the switch's name; an external one's is the NIC's
+	MAC     MAC            `yaml:"mac,omitempty"`     // zero: made from the switch's name; an external one's is the NIC's
 	NAT     bool           `yaml:"nat,omitempty"`     // guests reach the outside with the host's address
 }
 
@@ -57,9 +57,9 @@ func (p *MACPool) UnmarshalYAML(text []byte) error {
 	return nil
 }
 
-// MarshalYAML writes what UnmarshalYAML reads.
-func (p MACPool) MarshalYAML() ([]byte, error) {
-	return []byte(fmt.Sprintf("%q", p.First.String()+"-"+p.Last.String())), nil
+// MarshalText writes what UnmarshalYAML reads, for JSON and YAML.
+func (p MACPool) MarshalText() ([]byte, error) {
+	return []byte(p.First.String() + "-" + p.Last.String()), nil
 }
 
 // maxInterfaceName is the longest name of a Linux network interface, in bytes: IFNAMSIZ less the final zero.
@@ -93,8 +93,8 @@ func (s *Switch) completeNetwork() {
 	}
 	if m := s.Management; m != nil {
 		m.Name = cmp.Or(m.Name, "vEth-"+s.Name)
-		if m.MAC == (vswitchMAC{}) && s.Type == TypeInternal {
-			m.MAC = vswitchMAC(DeriveMAC("management." + s.Name))
+		if m.MAC == (MAC{}) && s.Type == TypeInternal {
+			m.MAC = MAC(DeriveMAC("management." + s.Name))
 		}
 	}
 }
@@ -155,7 +155,7 @@ func (m *Management) check(k *checker, path string, s *Switch) {
 		k.failf(path+".name", "switch %q: management: %v: give it a shorter name", s.Name, err)
 	}
 	if s.Type == TypeExternal {
-		if len(m.Address) > 0 || m.NAT || m.MAC != (vswitchMAC{}) {
+		if len(m.Address) > 0 || m.NAT || m.MAC != (MAC{}) {
 			k.failf(path, "switch %q: management: on an external switch the host keeps the addresses of the network adapter: leave out address, mac and nat", s.Name)
 		}
 		if !s.HostUses() {

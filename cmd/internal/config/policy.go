@@ -16,16 +16,16 @@ import (
 // taken from Config's defaults, and what these leave open is as Hyper-V has it but for
 // mac_spoofing: a port learns addresses unless it is told not to.
 type Policy struct {
-	VLAN        *VLAN     `yaml:"vlan,omitempty"`
-	MACSpoofing *bool     `yaml:"mac_spoofing,omitempty"` // nil: yes. false: the adapter's own address is the only one, and never learned elsewhere
-	DHCPGuard   *bool     `yaml:"dhcp_guard,omitempty"`   // nil: no. true: the guest cannot be a DHCP server
-	RouterGuard *bool     `yaml:"router_guard,omitempty"` // nil: no. true: the guest cannot be an IPv6 router
-	BPDU        string    `yaml:"bpdu,omitempty"`         // BPDUDrop, BPDUShutdown or BPDUAllow; "": drop
-	StormLimit  *int      `yaml:"storm_limit,omitempty"`  // broadcast, multicast and unknown frames a second; nil or 0: no limit
-	Bandwidth   *Rate     `yaml:"bandwidth,omitempty"`    // of what the guest sends; nil or 0: no limit
-	ACL         []ACLRule `yaml:"acl,omitempty"`          // the first that matches decides; what none matches is allowed
-	Mirror      string    `yaml:"mirror,omitempty"`       // MirrorSource or MirrorDestination; "" or MirrorNone: neither
-	Link        string    `yaml:"link,omitempty"`         // LinkUp or LinkDown; "": up
+	VLAN        *VLAN     `yaml:"vlan,omitempty" json:"vlan,omitempty"`
+	MACSpoofing *bool     `yaml:"mac_spoofing,omitempty" json:"mac_spoofing,omitempty"` // nil: yes. false: the adapter's own address is the only one, and never learned elsewhere
+	DHCPGuard   *bool     `yaml:"dhcp_guard,omitempty" json:"dhcp_guard,omitempty"`     // nil: no. true: the guest cannot be a DHCP server
+	RouterGuard *bool     `yaml:"router_guard,omitempty" json:"router_guard,omitempty"` // nil: no. true: the guest cannot be an IPv6 router
+	BPDU        string    `yaml:"bpdu,omitempty" json:"bpdu,omitempty"`                 // BPDUDrop, BPDUShutdown or BPDUAllow; "": drop
+	StormLimit  *int      `yaml:"storm_limit,omitempty" json:"storm_limit,omitempty"`   // broadcast, multicast and unknown frames a second; nil or 0: no limit
+	Bandwidth   *Rate     `yaml:"bandwidth,omitempty" json:"bandwidth,omitempty"`       // of what the guest sends; nil or 0: no limit
+	ACL         []ACLRule `yaml:"acl,omitempty" json:"acl,omitempty"`                   // the first that matches decides; what none matches is allowed
+	Mirror      string    `yaml:"mirror,omitempty" json:"mirror,omitempty"`             // MirrorSource or MirrorDestination; "" or MirrorNone: neither
+	Link        string    `yaml:"link,omitempty" json:"link,omitempty"`                 // LinkUp or LinkDown; "": up
 }
 
 // What becomes of spanning tree's frames from a guest.
@@ -51,13 +51,13 @@ const (
 // VLAN is an adapter's place among the virtual LANs of its switch, in exactly one of the modes
 // that Hyper-V has: access, trunk, or one of the three of a private VLAN.
 type VLAN struct {
-	Access      int    `yaml:"access,omitempty"`      // the adapter's one VLAN; its frames carry no tag
-	Trunk       *VLANs `yaml:"trunk,omitempty"`       // VLANs whose tagged frames pass
-	Native      int    `yaml:"native,omitempty"`      // of a trunk: the VLAN of frames without a tag; 0: none
-	Primary     int    `yaml:"primary,omitempty"`     // of a private VLAN
-	Isolated    int    `yaml:"isolated,omitempty"`    // secondary: reaches promiscuous adapters only
-	Community   int    `yaml:"community,omitempty"`   // secondary: reaches its community and promiscuous adapters
-	Promiscuous *VLANs `yaml:"promiscuous,omitempty"` // secondaries that it reaches, and that reach it
+	Access      int    `yaml:"access,omitempty" json:"access,omitempty"`           // the adapter's one VLAN; its frames carry no tag
+	Trunk       *VLANs `yaml:"trunk,omitempty" json:"trunk,omitempty"`             // VLANs whose tagged frames pass
+	Native      int    `yaml:"native,omitempty" json:"native,omitempty"`           // of a trunk: the VLAN of frames without a tag; 0: none
+	Primary     int    `yaml:"primary,omitempty" json:"primary,omitempty"`         // of a private VLAN
+	Isolated    int    `yaml:"isolated,omitempty" json:"isolated,omitempty"`       // secondary: reaches promiscuous adapters only
+	Community   int    `yaml:"community,omitempty" json:"community,omitempty"`     // secondary: reaches its community and promiscuous adapters
+	Promiscuous *VLANs `yaml:"promiscuous,omitempty" json:"promiscuous,omitempty"` // secondaries that it reaches, and that reach it
 }
 
 // maxVLAN is the highest VLAN identifier, IEEE 802.1Q-2018 table 9-2.
@@ -79,8 +79,14 @@ func (v *VLANs) UnmarshalYAML(text []byte) error {
 	return nil
 }
 
-// MarshalYAML writes what UnmarshalYAML reads.
-func (v VLANs) MarshalYAML() ([]byte, error) { return []byte(`"` + v.String() + `"`), nil }
+// MarshalText writes what ParseVLANs reads, for JSON and YAML.
+func (v VLANs) MarshalText() ([]byte, error) { return []byte(v.String()), nil }
+
+// UnmarshalText reads what MarshalText writes.
+func (v *VLANs) UnmarshalText(text []byte) (err error) {
+	*v, err = ParseVLANs(string(text))
+	return err
+}
 
 // ParseVLANs reads "1-100,200".
 func ParseVLANs(text string) (VLANs, error) {
@@ -140,8 +146,14 @@ func (r *Rate) UnmarshalYAML(text []byte) error {
 	return nil
 }
 
-// MarshalYAML writes what UnmarshalYAML reads.
-func (r Rate) MarshalYAML() ([]byte, error) { return []byte(`"` + r.String() + `"`), nil }
+// MarshalText writes what ParseRate reads, for JSON and YAML.
+func (r Rate) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
+// UnmarshalText reads what MarshalText writes.
+func (r *Rate) UnmarshalText(text []byte) (err error) {
+	*r, err = ParseRate(string(text))
+	return err
+}
 
 // ParseRate reads "100M".
 func ParseRate(text string) (Rate, error) {
@@ -170,11 +182,11 @@ func (r Rate) String() string {
 
 // ACLRule allows, denies or counts frames between an adapter and a remote end.
 type ACLRule struct {
-	Action    string `yaml:"action"`              // ACLAllow, ACLDeny or ACLMeter
-	Direction string `yaml:"direction,omitempty"` // ACLIn (to the guest), ACLOut (from it) or ACLBoth; "": both
-	Remote    string `yaml:"remote,omitempty"`    // MAC address, IP address or IP prefix of the other end; "": any
-	Protocol  string `yaml:"protocol,omitempty"`  // ip, ipv6, arp, tcp, udp, icmp, icmpv6, or the number of an IP protocol; "": any
-	Port      int    `yaml:"port,omitempty"`      // TCP or UDP port that is spoken to, whichever end; 0: any
+	Action    string `yaml:"action" json:"action"`                           // ACLAllow, ACLDeny or ACLMeter
+	Direction string `yaml:"direction,omitempty" json:"direction,omitempty"` // ACLIn (to the guest), ACLOut (from it) or ACLBoth; "": both
+	Remote    string `yaml:"remote,omitempty" json:"remote,omitempty"`       // MAC address, IP address or IP prefix of the other end; "": any
+	Protocol  string `yaml:"protocol,omitempty" json:"protocol,omitempty"`   // ip, ipv6, arp, tcp, udp, icmp, icmpv6, or the number of an IP protocol; "": any
+	Port      int    `yaml:"port,omitempty" json:"port,omitempty"`           // TCP or UDP port that is spoken to, whichever end; 0: any
 }
 
 // What an ACLRule does, and in which direction.
