@@ -41,13 +41,13 @@ func (s *finisher) deliver(m *Member, frames []*Frame) {
 		switch {
 		case f.Offload.needs()&^takes == 0:
 			if full {
-				m.full.Add(1)
+				m.lose(f, 1)
 				continue
 			}
 			s.list = append(s.list, f)
 		case f.Offload.GSO == GSONone:
 			if full = full || !s.room(m); full {
-				m.full.Add(1)
+				m.lose(f, 1)
 				continue
 			}
 			s.complete(f)
@@ -59,7 +59,7 @@ func (s *finisher) deliver(m *Member, frames []*Frame) {
 			c := newCutter(f)
 			for ; c.left() > 0; c.next++ {
 				if full = full || !s.room(m); full {
-					m.full.Add(uint64(c.left()))
+					m.lose(f, c.left())
 					break
 				}
 				s.cut(&c)
@@ -185,8 +185,11 @@ func (c *cutter) left() int { return c.pieces - c.next }
 // fillChecksum fills in the TCP or UDP checksum, over a pseudo-header and the n
 // bytes from l4 on.
 func (h *headers) fillChecksum(f *Frame, n int) {
-	at := h.l4 + h.checksumAt()
-	binary.BigEndian.PutUint16(f.Head[at:], 0)
+	binary.BigEndian.PutUint16(f.Head[h.l4+h.checksumAt():], h.checksumOf(f, n))
+}
+
+// checksumOf returns what fillChecksum fills in.
+func (h *headers) checksumOf(f *Frame, n int) uint16 {
 	var sum checksum
 	if h.v6 { // RFC 8200, 8.1
 		sum.add(f.Head[h.ip+8 : h.ip+40])
@@ -195,6 +198,7 @@ func (h *headers) fillChecksum(f *Frame, n int) {
 	}
 	sum.addWord(uint16(h.proto))
 	sum.addWord(uint16(n))
+	sum.addWord(^binary.BigEndian.Uint16(f.Head[h.l4+h.checksumAt():])) // takes off what is in its place
 	r := reader{rest: f.Head[h.l4:], body: f.Body}
 	for n > 0 {
 		b := r.next(n)
@@ -205,7 +209,7 @@ func (h *headers) fillChecksum(f *Frame, n int) {
 	if v == 0 && h.proto == protoUDP {
 		v = 0xffff // zero says that there is none (RFC 768)
 	}
-	binary.BigEndian.PutUint16(f.Head[at:], v)
+	return v
 }
 
 // reader goes through the bytes of a frame.

@@ -24,6 +24,8 @@ type Ingress struct {
 	unfinished bool // one of checked has an Offload
 	finisher   *finisher
 
+	policing *policing // there once a batch was policed
+
 	// What a batch adds to the counters of from.
 	rx    tally
 	moves uint64
@@ -59,7 +61,11 @@ func (in *Ingress) Forward(frames []Frame) {
 	if anyOffload(frames) {
 		frames = in.checkOffloads(frames)
 	}
-	in.sort(t, frames)
+	if t.police == nil {
+		in.sort(t, frames)
+	} else {
+		in.police(t, frames)
+	}
 	in.deliver(t)
 }
 
@@ -183,6 +189,9 @@ func (in *Ingress) finish() {
 		if in.finisher != nil {
 			in.finisher.reset() // it is in the middle of a list if a port panicked, or the sender's memory went
 		}
+	}
+	if in.policing != nil {
+		in.policing.reset()
 	}
 
 	m := in.from

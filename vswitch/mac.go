@@ -65,3 +65,9 @@ func (k macKey) mac() MAC {
 	binary.BigEndian.PutUint64(b[:], uint64(k))
 	return MAC(b[2:])
 }
+
+func (m MAC) key() macKey {
+	var b [8]byte
+	copy(b[2:], m[:])
+	return macKey(binary.BigEndian.Uint64(b[:]))
+}

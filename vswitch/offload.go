@@ -1,6 +1,9 @@
 package vswitch
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"time"
+)
 
 // OffloadSet is a set of things a port can do without in the frames it takes,
 // since whoever is behind it does them or has no use for them.
@@ -280,6 +283,9 @@ func (in *Ingress) checkOffloads(frames []Frame) []Frame {
 				if f.Offload, ok = f.checked(); !ok {
 					in.rx.add(&f)
 					in.drop(DropBadOffload)
+					if taps := in.from.taps.Load(); taps != nil {
+						observe(*taps, In, &f, DropBadOffload, time.Now())
+					}
 					continue
 				}
 				in.unfinished = in.unfinished || f.Offload != Offload{}

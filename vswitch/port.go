@@ -2,7 +2,9 @@ package vswitch
 
 import (
 	"fmt"
+	"slices"
 	"sync/atomic"
+	"time"
 )
 
 // Port takes the frames the switch has for one of its members.
@@ -24,13 +26,6 @@ type Port interface {
 	Deliver(frames []*Frame) int
 }
 
-// PortOptions is how a port joins a switch. The zero value is an ordinary port.
-type PortOptions struct {
-	// MaxMACs limits how many addresses can be known to be behind the port at
-	// once. Zero stands for half of what the switch can hold.
-	MaxMACs int
-}
-
 // Member is a port's place on a switch, from Join to Leave.
 // Its methods may be called from any goroutine.
 type Member struct {
@@ -41,7 +36,11 @@ type Member struct {
 
 	offload OffloadPort // port, if it is one
 
-	left bool // guarded by sw.mu
+	left  bool        // guarded by sw.mu
+	opts  PortOptions // guarded by sw.mu
+	rules []*rule     // those of opts.ACL, compiled; guarded by sw.mu
+
+	taps atomic.Pointer[[]*tap] // of observers; nil without
 
 	_     [cacheLine]byte
 	rx    counters // this line and the next are written by the member's own senders
@@ -53,7 +52,10 @@ type Member struct {
 	full atomic.Uint64
 
 	segmented, completed atomic.Uint64
-	_                    [cacheLine]byte
+
+	_     [cacheLine]byte
+	state portState
+	_     [cacheLine]byte
 }
 
 // Name returns the name the port joined with.
@@ -78,8 +80,11 @@ func (m *Member) Leave() error {
 	}
 	// The order matters: once no new batch can find the member, and nothing
 	// points at its slot any more, the slot may go to somebody else.
-	s.table.Store(s.table.Load().without(m))
-	s.fdb.flush(m.slot)
+	s.statics = slices.DeleteFunc(s.statics, func(e static) bool { return e.m == m })
+	if err := s.publish(s.table.Load().without(m)); err != nil {
+		panic(err) // without a member there is no new conflict
+	}
+	s.expel(m)
 	return nil
 }
 
@@ -105,11 +110,14 @@ func (m *Member) Stats() PortStats {
 	for r := range st.Drops {
 		st.Drops[r] = m.drops[r].Load()
 	}
+	for i, r := range egressReasons {
+		st.Drops[r] += m.state.egress[i].Load()
+	}
 	st.Drops[DropReceiverFull] = m.full.Load()
 	m.sw.mu.Lock()
 	defer m.sw.mu.Unlock()
 	if !m.left { // otherwise the slot may be another's
-		st.MACs = m.sw.fdb.owned(m.slot)
+		st.MACs = m.sw.known(m)
 	}
 	return st
 }
@@ -135,7 +143,18 @@ func (m *Member) deliver(frames []*Frame) bool {
 	}
 	if n < len(frames) {
 		m.full.Add(uint64(len(frames) - n))
-		return false
 	}
-	return true
+	if taps := m.taps.Load(); taps != nil {
+		observeDelivery(*taps, frames, n)
+	}
+	return n == len(frames)
+}
+
+// lose counts n frames, which are f or would have been made of it, as not
+// delivered for want of room.
+func (m *Member) lose(f *Frame, n int) {
+	m.full.Add(uint64(n))
+	if taps := m.taps.Load(); taps != nil {
+		observe(*taps, Out, f, DropReceiverFull, time.Now())
+	}
 }

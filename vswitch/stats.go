@@ -8,31 +8,87 @@ import (
 // DropReason says why the switch did not pass on a frame.
 type DropReason uint8
 
-// Reasons for a drop. All but the last are counted at the port the frame came
-// from; DropReceiverFull is counted at the port it was meant for.
+// Reasons for a drop.
 const (
-	DropRunt         DropReason = iota // shorter than an Ethernet header
-	DropOversize                       // longer than MaxFrameLen
-	DropMalformed                      // Len is not the length, or Head is short of the header
-	DropBadSource                      // the source is a group address or all zeros
-	DropReserved                       // to 01:80:C2:00:00:00 to 0F, which bridges do not forward
-	DropHairpin                        // the destination is behind the port the frame came from
-	DropNoPort                         // a flood, and the switch has no other port
-	DropBadOffload                     // Offload does not agree with the headers, or asks for too much
-	DropReceiverFull                   // the receiving port had no room
+	// Counted at the port the frame came from.
+
+	DropRunt           DropReason = iota // shorter than an Ethernet header
+	DropOversize                         // longer than MaxFrameLen
+	DropMalformed                        // Len is not the length, or Head is short of the header
+	DropBadSource                        // the source is a group address or all zeros
+	DropReserved                         // to 01:80:C2:00:00:00 to 0F, which bridges do not forward
+	DropHairpin                          // the destination is behind the port the frame came from
+	DropNoPort                           // a flood, and there is no other port that may get it
+	DropBadOffload                       // Offload does not agree with the headers, or asks for too much
+	DropVLANIngress                      // it has a tag that the port may not send
+	DropSpoofing                         // the source is not one of the port's MACs, and it may not use others
+	DropMACConflict                      // the source is one of another port's MACs
+	DropOwnMAC                           // the same, and the frame came from an uplink
+	DropMACFlapping                      // the source moved too often; see Config.MaxMoves
+	DropBPDU                             // a spanning tree frame; see BPDUPolicy
+	DropDHCPGuard                        // it is, or may be, from a DHCP server
+	DropRouterGuard                      // it is, or may be, from a router
+	DropACL                              // a rule denies it the way in
+	DropStorm                            // beyond PortOptions.StormLimit
+	DropBandwidth                        // beyond PortOptions.Bandwidth
+	DropUnknownUnicast                   // nobody knows the destination, and the other ports are closed
+	DropVLANEgress                       // it would leave a trunk with a tag of its sender's making
+	DropPrivateVLAN                      // the destination is one that the private VLAN keeps apart
+
+	// Counted at the port the frame was meant for. Others may have got it.
+
+	DropACLOut       // a rule denies it the way out
+	DropMTU          // longer than PortOptions.MTU, or it has no room for a VLAN tag
+	DropReceiverFull // the receiving port had no room
+
+	// Counted at the port whose link is down, whichever way the frame goes,
+	// unless it is a flood to that port.
+
+	DropLinkDown
+
 	numDropReasons
 )
 
 var dropNames = [numDropReasons]string{
-	DropRunt:         "runt",
-	DropOversize:     "oversize",
-	DropMalformed:    "malformed",
-	DropBadSource:    "bad-source",
-	DropReserved:     "reserved-multicast",
-	DropHairpin:      "hairpin",
-	DropNoPort:       "no-port",
-	DropBadOffload:   "bad-offload",
+	DropRunt:       "runt",
+	DropOversize:   "oversize",
+	DropMalformed:  "malformed",
+	DropBadSource:  "bad-source",
+	DropReserved:   "reserved-multicast",
+	DropHairpin:    "hairpin",
+	DropNoPort:     "no-port",
+	DropBadOffload: "bad-offload",
+
+	DropVLANIngress:    "vlan-ingress",
+	DropSpoofing:       "mac-spoofing",
+	DropMACConflict:    "src-mac-conflict",
+	DropOwnMAC:         "own-mac-from-uplink",
+	DropMACFlapping:    "mac-flapping",
+	DropBPDU:           "bpdu",
+	DropDHCPGuard:      "dhcp-guard",
+	DropRouterGuard:    "router-guard",
+	DropACL:            "acl",
+	DropStorm:          "storm-limit",
+	DropBandwidth:      "bandwidth",
+	DropUnknownUnicast: "unknown-unicast",
+	DropVLANEgress:     "vlan-egress",
+	DropPrivateVLAN:    "private-vlan",
+
+	DropACLOut:       "acl-out",
+	DropMTU:          "mtu",
 	DropReceiverFull: "receiver-full",
+
+	DropLinkDown: "link-down",
+}
+
+// DropReasons returns all reasons there are, in the order in which they are
+// declared.
+func DropReasons() []DropReason {
+	all := make([]DropReason, numDropReasons)
+	for r := range all {
+		all[r] = DropReason(r)
+	}
+	return all
 }
 
 // String returns the reason's name as operators see it, like "receiver-full".
@@ -75,7 +131,7 @@ type PortStats struct {
 	GSOSegmented       uint64 // frames to the port that were cut in software, since it does not accept them whole
 	ChecksumsCompleted uint64 // frames to the port, not cut, whose checksum was filled in in software
 
-	MACs     int    // addresses now known to be behind the port
+	MACs     int    // addresses now known to be behind the port, in all VLANs
 	MACMoves uint64 // addresses that were behind another port and then showed up here
 }
 

@@ -1,7 +1,6 @@
 package vswitch
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -34,8 +33,20 @@ type Config struct {
 	// power of two. From about half of that on, a new address may find its
 	// places in the table taken, and then pushes out another or is not learned.
 	// Zero stands for DefaultMaxMACs. The room is reserved at once, 16 bytes
-	// for each.
+	// for each. Each VLAN that ports are in has as much room of its own, and one
+	// that only passes from trunk to trunk has room for 256.
 	MaxMACs int
+
+	// MaxMoves is how often an address may change ports within ten seconds.
+	// When it does so once more, which hardly happens without a loop, it is held
+	// where it is for ten seconds, and frames from it at other ports are
+	// dropped. Zero: there is no limit.
+	MaxMoves int
+
+	// Events, if not nil, is called with what happens, one call at a time, on a
+	// goroutine of the switch's. What repeats within a second is reported once.
+	// It may call any method of Switch and Member but Close.
+	Events func(Event)
 }
 
 // Switch is a learning switch. Its methods may be called from any goroutine.
@@ -49,11 +60,23 @@ type Switch struct {
 
 	segmented, completed atomic.Uint64
 
+	start    time.Time // when the switch was made
+	maxMoves int
+	flaps    flaps
+	report   func(Event) // may be nil
+	events   eventQueue
+
 	quit chan struct{} // closed by Close
 	done chan struct{} // closed by housekeep
 
 	mu     sync.Mutex // serialises changes of table; never held while calling a port
 	closed bool
+
+	// What follows is guarded by mu, and what the data path needs of it is in
+	// table.
+	vlans     map[uint16]*vlanFDB // but VLAN 0, which is fdb
+	statics   []static            // added by hand
+	observers []*Observer
 }
 
 // Errors of Join, found with errors.Is.
@@ -77,8 +100,16 @@ func New(c Config) *Switch {
 		fdb:    newFDB(c.MaxMACs),
 		quit:   make(chan struct{}),
 		done:   make(chan struct{}),
+
+		start:    time.Now(),
+		maxMoves: c.MaxMoves,
+		report:   c.Events,
+		events:   eventQueue{wake: make(chan struct{}, 1)},
+		vlans:    map[uint16]*vlanFDB{},
 	}
-	s.table.Store(&table{})
+	if err := s.publish(&table{}); err != nil {
+		panic(err) // an empty table has no conflict
+	}
 	go s.housekeep()
 	return s
 }
@@ -86,7 +117,6 @@ func New(c Config) *Switch {
 // housekeep drives the clock and removes what has aged.
 func (s *Switch) housekeep() {
 	defer close(s.done)
-	start := time.Now()
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	for {
@@ -94,9 +124,16 @@ func (s *Switch) housekeep() {
 		case <-s.quit:
 			return
 		case <-ticker.C:
-			now := uint32(time.Since(start) / tick)
+			now := uint32(time.Since(s.start) / tick)
 			s.epoch.Store(now)
 			s.fdb.expire(now, s.ageing)
+			if p := s.table.Load().police; p != nil {
+				for _, f := range p.fdbs {
+					f.expire(now, s.ageing)
+				}
+			}
+		case <-s.events.wake:
+			s.reportEvents()
 		}
 	}
 }
@@ -120,12 +157,16 @@ func (s *Switch) Join(name string, p Port, o PortOptions) (*Member, error) {
 	case m.slot == 0:
 		return nil, s.joinError(name, ErrNoSlot)
 	}
-	limit := o.MaxMACs
-	if limit <= 0 {
-		limit = s.fdb.size() / 2
+	if err := o.check(); err != nil {
+		return nil, s.joinError(name, err)
 	}
-	s.fdb.admit(m.slot, limit)
-	s.table.Store(t.with(m))
+	m.setOptions(o)
+	s.fdb.admit(m.slot, s.limit(o.MaxMACs))
+	if err := s.publish(t.with(m)); err != nil {
+		return nil, s.joinError(name, err)
+	}
+	s.attachTaps(m)
+	s.claim(m)
 	return m, nil
 }
 
@@ -136,16 +177,22 @@ func (s *Switch) joinError(name string, err error) error {
 // Close takes all ports off the switch and ends its housekeeping. Senders may
 // still call Forward, which then drops every frame, until they stop and their
 // members leave. Closing twice does nothing.
+//
+// Observers end; what they have seen can still be read.
 func (s *Switch) Close() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return
-	}
+	closed := s.closed
 	s.closed = true
 	s.table.Store(&table{})
-	close(s.quit)
-	<-s.done
+	for _, o := range s.observers {
+		o.end()
+	}
+	s.observers = nil
+	s.mu.Unlock()
+	if !closed {
+		close(s.quit)
+	}
+	<-s.done // without the lock: Config.Events may be about to take it
 }
 
 // Members returns who is on the switch, in the order they joined.
@@ -162,49 +209,15 @@ func (s *Switch) Stats() Stats {
 		GSOSegmented:       s.segmented.Load(),
 		ChecksumsCompleted: s.completed.Load(),
 	}
-	s.fdb.mu.Lock()
-	defer s.fdb.mu.Unlock()
-	st.MACs = s.fdb.total
-	st.Evictions = s.fdb.evictions
-	st.Refusals = s.fdb.refusals
-	return st
-}
-
-// FDBEntry is one address the switch has learned.
-type FDBEntry struct {
-	MAC  MAC
-	Port string        // name of the member the address is behind
-	Age  time.Duration // since the last frame from it, in whole seconds
-}
-
-// FDB returns the addresses the switch knows, in ascending order.
-func (s *Switch) FDB() []FDBEntry {
-	// Whoever holds mu knows that slots stay with the members of table.
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	t := s.table.Load()
-	var entries []FDBEntry
-	s.fdb.each(func(k macKey, n slot, seen uint32) {
-		if m := t.member(n); m != nil {
-			// epoch is read last, so it is no less than seen.
-			age := time.Duration(s.epoch.Load()-seen) * tick
-			entries = append(entries, FDBEntry{MAC: k.mac(), Port: m.name, Age: age})
-		}
-	})
-	slices.SortFunc(entries, func(a, b FDBEntry) int { return bytes.Compare(a.MAC[:], b.MAC[:]) })
-	return entries
-}
-
-// Flush forgets the addresses behind m, or, if m is nil, all that the switch
-// knows. It returns how many they were. They are learned again as they send.
-func (s *Switch) Flush(m *Member) int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case m == nil:
-		return s.fdb.flush(0)
-	case m.left:
-		return 0 // Leave has done it, and the slot may be another's
+	for _, f := range s.fdbs() {
+		f.mu.Lock()
+		st.MACs += f.total
+		st.Evictions += f.evictions
+		st.Refusals += f.refusals
+		f.mu.Unlock()
 	}
-	return s.fdb.flush(m.slot)
+	st.MACs += s.table.Load().police.statics()
+	return st
 }

@@ -12,6 +12,7 @@ const maxSlot = 1<<16 - 1
 type table struct {
 	bySlot  []*Member // index slot; nil where the slot is free, as at 0
 	members []*Member // all of them, in the order they joined
+	police  *police   // nil if every port is an ordinary one and nobody watches
 }
 
 // member returns who holds slot n, or nil. The forwarding database may be
