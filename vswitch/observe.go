@@ -153,11 +153,7 @@ func (s *Switch) attachTaps(m *Member) {
 	for _, o := range s.observers {
 		known := slices.ContainsFunc(taps, func(t *tap) bool { return t.o == o })
 		if !known && (len(o.config.Members) == 0 || slices.Contains(o.config.Members, m)) {
-			port := &observed{ObservedPort: ObservedPort{Port: m.name}}
-			o.mu.Lock()
-			o.ports = append(o.ports, port)
-			o.mu.Unlock()
-			taps = append(taps, &tap{o, port})
+			taps = append(taps, &tap{o, o.port(m.name)})
 		}
 	}
 	if len(taps) == 0 {
@@ -165,6 +161,20 @@ func (s *Switch) attachTaps(m *Member) {
 		return
 	}
 	m.taps.Store(&taps)
+}
+
+// port returns the counters of the port of that name.
+func (o *Observer) port(name string) *observed {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, p := range o.ports {
+		if p.Port == name {
+			return p // of a member that has left
+		}
+	}
+	p := &observed{ObservedPort: ObservedPort{Port: name}}
+	o.ports = append(o.ports, p)
+	return p
 }
 
 // Close ends the observer. What it has seen can still be read. Closing twice
@@ -225,7 +235,7 @@ func (o *Observer) Read(ctx context.Context) ([]Packet, error) {
 }
 
 // Ports returns what was seen at each port until now, in the order in which
-// they were first observed. A port that left and came back is there twice.
+// they were first observed.
 func (o *Observer) Ports() []ObservedPort {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -319,3 +329,9 @@ func (f *Frame) finalChecksum() (at int, sum uint16) {
 	}
 	return h.l4 + h.checksumAt(), h.checksumOf(f, n)
 }
+
+// Switch returns the switch that is observed.
+func (o *Observer) Switch() *Switch { return o.sw }
+
+// SnapLen returns how many bytes of each frame are kept.
+func (o *Observer) SnapLen() int { return o.config.SnapLen }
