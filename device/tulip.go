@@ -188,6 +188,14 @@ func (t *Tulip) Close() error {
 	return t.mem.Close()
 }
 
+// SetLink tells the adapter whether its cable is plugged in. The guest's driver sees it when it next reads
+// the PHY. A new adapter has a link, and a reset leaves it as it is.
+func (t *Tulip) SetLink(up bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.chip.SetLink(up)
+}
+
 // Stats returns the adapter's counters.
 func (t *Tulip) Stats() TulipStats {
 	t.mu.Lock()

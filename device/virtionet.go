@@ -41,7 +41,9 @@ type VirtioNetConfig struct {
 type VirtioNet struct {
 	log      *slog.Logger
 	config   VirtioNetConfig
-	announce *vswitch.Ingress // of the attachment's goroutine
+
+	announceMu sync.Mutex       // held while announce is used
+	announce   *vswitch.Ingress // of frames that are not the guest's own; nil: the adapter is on no switch
 
 	rx []*rxRing // by pair
 	tx []*txRing
@@ -75,8 +77,8 @@ var (
 	_ Queue               = (*txRing)(nil)
 )
 
-// NewVirtioNet returns an adapter with nothing attached. It is to be connected to a switch (Connect)
-// before a hypervisor can attach.
+// NewVirtioNet returns an adapter with nothing attached. It is on no switch until Connect puts it
+// on one.
 func NewVirtioNet(c VirtioNetConfig) (*VirtioNet, error) {
 	if c.Pairs == 0 {
 		c.Pairs = 1
@@ -93,11 +95,23 @@ func NewVirtioNet(c VirtioNetConfig) (*VirtioNet, error) {
 	return v, nil
 }
 
-// Connect tells the adapter its place on the switch, where its guest's frames go.
+// Connect tells the adapter its place on a switch, where its guest's frames go; nil for none. It may be
+// called again at any time, with a hypervisor attached too: when it returns, no frame goes to the
+// place before any more.
 func (v *VirtioNet) Connect(m *vswitch.Member) {
-	v.announce = m.NewIngress()
+	ingress := func() *vswitch.Ingress {
+		if m == nil {
+			return nil
+		}
+		return m.NewIngress()
+	}
+	v.announceMu.Lock()
+	v.announce = ingress()
+	v.announceMu.Unlock()
 	for _, t := range v.tx {
-		t.in = m.NewIngress()
+		t.mu.Lock()
+		t.in = ingress()
+		t.mu.Unlock()
 	}
 }
 

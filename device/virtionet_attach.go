@@ -66,9 +66,6 @@ func (v *VirtioNet) QueuePairs() int { return v.config.Pairs }
 
 // Attach implements vhostuser.Backend.
 func (v *VirtioNet) Attach(peer string, hangUp func(cause error)) error {
-	if v.announce == nil {
-		return errors.New("the adapter is not connected to a switch")
-	}
 	v.attachments.Add(1)
 	v.hangUp.Store(&hangUp)
 	v.state.Store(attached)
@@ -308,6 +305,10 @@ func (v *VirtioNet) SendRARP(mac [6]byte) error {
 	f = append(f, 0, 0, 0, 0)
 	f = append(f, mac[:]...)
 	f = f[:cap(f)]
-	v.announce.Forward([]vswitch.Frame{{Head: f, Len: len(f)}})
+	v.announceMu.Lock()
+	defer v.announceMu.Unlock()
+	if v.announce != nil {
+		v.announce.Forward([]vswitch.Frame{{Head: f, Len: len(f)}})
+	}
 	return nil
 }

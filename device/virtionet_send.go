@@ -19,7 +19,7 @@ const txBudget = 32
 // is held during a whole Pull: the memory that is lent to receivers stays while the ring runs.
 type txRing struct {
 	ring
-	in *vswitch.Ingress
+	in *vswitch.Ingress // guarded by mu; nil: the adapter is on no switch
 
 	kick  *eventfd.FD // nil: the driver does not kick
 	stop  func()      // ends the worker
@@ -46,7 +46,7 @@ func (t *txRing) Pull(budget int) (n int) {
 	if n == 0 {
 		return 0
 	}
-	if t.enabled {
+	if t.enabled && t.in != nil {
 		for i := range n {
 			t.lend(i)
 		}
