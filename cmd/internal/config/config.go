@@ -101,11 +101,15 @@ type VM struct {
 	Adapters []Adapter `yaml:"adapters,omitempty"`
 }
 
+// DefaultMemory is that of a guest whose file says nothing of it.
+const DefaultMemory Bytes = 512 << 20
+
 // NoROM in place of a file leaves an adapter without a boot ROM.
 const NoROM = "none"
 
 // Adapter is one of a VM's network adapters.
 type Adapter struct {
+	Name      string `yaml:"name,omitempty"`   // of its port and socket; "": AdapterName
 	Switch    string `yaml:"switch,omitempty"` // "": DefaultSwitch
 	Kind      string `yaml:"kind,omitempty"`   // KindLegacy or KindSynthetic; "": legacy
 	MAC       MAC    `yaml:"mac,omitempty"`    // zero: made from the VM's name and the adapter's place
@@ -265,6 +269,32 @@ func Parse(file string, text []byte) (*Config, error) {
 	return c, c.check(file, text)
 }
 
+// Marshal returns the text that ParseSwitch reads as s.
+func (s *Switch) Marshal() ([]byte, error) { return yaml.MarshalWithOptions(s, writers...) }
+
+// ParseACL reads a list of rules, as an adapter has it under acl.
+func ParseACL(name string, text []byte) (rules []ACLRule, err error) {
+	dec := yaml.NewDecoder(bytes.NewReader(text), append(slices.Clip(readers), yaml.Strict())...)
+	if err := dec.Decode(&rules); err != nil && !errors.Is(err, io.EOF) {
+		return nil, decodeError(name, text, err)
+	}
+	p := Policy{ACL: rules}
+	return rules, p.Check()
+}
+
+// ParseSwitch reads one switch, with the keys that it has in a configuration. name stands for
+// the file in errors.
+func ParseSwitch(name string, text []byte) (*Switch, error) {
+	c := &Config{Switches: make([]Switch, 1)}
+	s := &c.Switches[0]
+	dec := yaml.NewDecoder(bytes.NewReader(text), append(slices.Clip(readers), yaml.Strict())...)
+	if err := dec.Decode(s); err != nil && !errors.Is(err, io.EOF) {
+		return nil, decodeError(name, text, err)
+	}
+	c.complete(".")
+	return s, c.check("", nil)
+}
+
 // decodeError puts the position before the message, as compilers do, and proposes the key
 // that was meant.
 func decodeError(file string, text []byte, err error) error {
@@ -361,17 +391,18 @@ func (c *Config) complete(dir string) {
 	}
 	for i := range c.VMs {
 		vm := &c.VMs[i]
-		vm.Memory = cmp.Or(vm.Memory, 512<<20)
+		vm.Memory = cmp.Or(vm.Memory, DefaultMemory)
 		for j := range vm.Adapters {
 			a := &vm.Adapters[j]
+			a.Name = cmp.Or(a.Name, AdapterName(vm.Name, j))
 			a.Switch = cmp.Or(a.Switch, DefaultSwitch)
 			a.Kind = cmp.Or(a.Kind, KindLegacy)
 			if a.ROM != "" && a.ROM != NoROM && !filepath.IsAbs(a.ROM) {
 				a.ROM = filepath.Join(dir, a.ROM)
 			}
-			a.Policy.inherit(c.Defaults.Adapter)
+			a.Policy.Inherit(c.Defaults.Adapter)
 			if a.MAC == (MAC{}) && c.MACPool == nil {
-				a.MAC = MAC(DeriveMAC(AdapterName(vm.Name, j)))
+				a.MAC = MAC(DeriveMAC(a.Name))
 			}
 		}
 	}
@@ -525,7 +556,10 @@ func (c *Config) check(file string, text []byte) error {
 		vms[vm.Name] = true
 		for j, a := range vm.Adapters {
 			path := fmt.Sprintf("%s.adapters[%d]", path, j)
-			name := AdapterName(vm.Name, j)
+			name := a.Name
+			if err := CheckAdapterName(name); err != nil && name != AdapterName(vm.Name, j) {
+				k.failf(path+".name", "vm %q: adapter: name: %v", vm.Name, err)
+			}
 			if names[name] {
 				k.failf(path, "a second adapter %q", name)
 			}

@@ -76,7 +76,7 @@ vms:
   - name: fw
     adapters:
       - {switch: lan, vlan: {trunk: "200,1-100,101", native: 10}, mac_spoofing: true, dhcp_guard: true}
-      - {switch: host, vlan: {primary: 10, promiscuous: 200}, acl: [{action: deny, remote: 10.1.2.3, protocol: tcp, port: 22}]}
+      - {switch: host, vlan: {primary: 10, promiscuous: 200}, acl: [{action: deny, remote: 10.1.2.3, protocol: tcp, remote_port: 22}]}
 `))
 	if err != nil {
 		t.Fatal(err)
@@ -112,7 +112,7 @@ vms:
 // What is written is read as the same.
 func TestMarshal(t *testing.T) {
 	text := strings.Replace(lab, "- {switch: lab}", `- {switch: lab, kind: synthetic, queues: 2, packed: false, vlan: {trunk: "1-9", native: 3}, bandwidth: 2.5G, storm_limit: 100,
-         acl: [{action: deny, remote: "10.0.0.0/8", protocol: tcp, port: 22}], bootindex: 0, mac_spoofing: false, link: down}
+         acl: [{action: deny, remote: "10.0.0.0/8", protocol: tcp, remote_port: 22}], bootindex: 0, mac_spoofing: false, link: down}
   - {name: "007", adapters: [{switch: host}]}`, 1)
 	text = strings.Replace(text, "vms:", `  - {name: host, type: internal, ageing_time: 90s, management: {address: [192.168.77.1/24, "fd00::1/64"], mac: "00:15:5d:00:00:0a"}}
   - {name: lan, type: external, uplink: {nic: eno1}, allow_management_os: false}
@@ -208,7 +208,8 @@ func TestParseRefuses(t *testing.T) {
 		{"storm limit", "- {switch: lab}", "- {switch: lab, storm_limit: -1}", `storm_limit -1: frames a second, from 0 (no limit)`},
 		{"acl action", "- {switch: lab}", "- {switch: lab, acl: [{action: reject}]}", `vm "web01": acl: rule 1: action "reject" is not one of: allow, deny, meter`},
 		{"acl remote", "- {switch: lab}", "- {switch: lab, acl: [{action: deny, remote: lab.example}]}", `remote "lab.example" is no MAC address, IP address or prefix`},
-		{"acl port", "- {switch: lab}", "- {switch: lab, acl: [{action: deny, port: 22}]}", `a port needs protocol tcp or udp`},
+		{"acl port", "- {switch: lab}", "- {switch: lab, acl: [{action: deny, remote_port: 22}]}", `local_port and remote_port need protocol tcp or udp`},
+		{"acl ports", "- {switch: lab}", "- {switch: lab, acl: [{action: deny, protocol: tcp, local_port: 9-1}]}", `"9-1" is no port or range of ports: write it like 22 or 1024-2047`},
 		{"acl families", "- {switch: lab}", "- {switch: lab, acl: [{action: deny, remote: 10.0.0.0/8, protocol: ipv6}]}", `no frame of ipv6 has an address in 10.0.0.0/8`},
 		{"defaults", "switches:", "defaults: {adapter: {link: sideways}}\nswitches:", `f.yaml:2:28: defaults: link "sideways" is not one of: up, down`},
 		{"pool of MACs", "switches:", "mac_pool: 00:15:5d:4d:00:00\nswitches:", `"00:15:5d:4d:00:00" is no range of MAC addresses`},

@@ -2,6 +2,7 @@ package config
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"math"
 	"net/netip"
@@ -60,78 +61,35 @@ type VLAN struct {
 	Promiscuous *VLANs `yaml:"promiscuous,omitempty" json:"promiscuous,omitempty"` // secondaries that it reaches, and that reach it
 }
 
-// maxVLAN is the highest VLAN identifier, IEEE 802.1Q-2018 table 9-2.
-const maxVLAN = 4094
-
-// VLANs is a set of VLAN identifiers, as ranges in ascending order that do not touch.
-type VLANs []VLANRange
-
-// VLANRange is a range of VLAN identifiers, both ends included.
-type VLANRange struct{ First, Last int }
+// VLANs is a set of VLAN identifiers.
+type VLANs vswitch.VLANSet
 
 // UnmarshalYAML reads "1-100,200" or a number.
 func (v *VLANs) UnmarshalYAML(text []byte) error {
-	set, err := ParseVLANs(scalar(text))
-	if err != nil {
-		return badValue(text, err.Error())
+	if v.UnmarshalText([]byte(scalar(text))) != nil {
+		return badValue(text, fmt.Sprintf("no set of VLANs: write it like 1-100,200, from 1 to %d", vswitch.MaxVLAN))
 	}
-	*v = set
 	return nil
 }
 
-// MarshalText writes what ParseVLANs reads, for JSON and YAML.
+// MarshalText writes what UnmarshalText reads, for JSON and YAML.
 func (v VLANs) MarshalText() ([]byte, error) { return []byte(v.String()), nil }
 
-// UnmarshalText reads what MarshalText writes.
-func (v *VLANs) UnmarshalText(text []byte) (err error) {
-	*v, err = ParseVLANs(string(text))
+// UnmarshalText reads "1-100,200".
+func (v *VLANs) UnmarshalText(text []byte) error {
+	set, err := vswitch.ParseVLANSet(string(text))
+	*v = VLANs(set)
+	if err == nil && set.Len() == 0 {
+		err = errors.New("an empty set of VLANs")
+	}
 	return err
 }
 
-// ParseVLANs reads "1-100,200".
-func ParseVLANs(text string) (VLANs, error) {
-	var set VLANs
-	for part := range strings.SplitSeq(text, ",") {
-		first, last, isRange := strings.Cut(strings.TrimSpace(part), "-")
-		a, err := strconv.Atoi(first)
-		b := a
-		if isRange && err == nil {
-			b, err = strconv.Atoi(last)
-		}
-		if err != nil || a < 1 || b > maxVLAN || b < a {
-			return nil, fmt.Errorf("no set of VLANs: write it like 1-100,200, from 1 to %d", maxVLAN)
-		}
-		set = append(set, VLANRange{a, b})
-	}
-	slices.SortFunc(set, func(a, b VLANRange) int { return cmp.Compare(a.First, b.First) })
-	merged := set[:1]
-	for _, r := range set[1:] {
-		if end := &merged[len(merged)-1].Last; r.First <= *end+1 {
-			*end = max(*end, r.Last)
-		} else {
-			merged = append(merged, r)
-		}
-	}
-	return merged, nil
-}
-
-// String writes what ParseVLANs reads.
-func (v VLANs) String() string {
-	var parts []string
-	for _, r := range v {
-		if r.First == r.Last {
-			parts = append(parts, strconv.Itoa(r.First))
-		} else {
-			parts = append(parts, fmt.Sprintf("%d-%d", r.First, r.Last))
-		}
-	}
-	return strings.Join(parts, ",")
-}
+// String writes the set as it is read.
+func (v VLANs) String() string { return vswitch.VLANSet(v).String() }
 
 // Contains tells whether the VLAN is in the set.
-func (v VLANs) Contains(id int) bool {
-	return slices.ContainsFunc(v, func(r VLANRange) bool { return r.First <= id && id <= r.Last })
-}
+func (v *VLANs) Contains(id int) bool { return (*vswitch.VLANSet)(v).Has(uint16(id)) }
 
 // Rate is a number of bits a second.
 type Rate uint64
@@ -186,7 +144,44 @@ type ACLRule struct {
 	Direction string `yaml:"direction,omitempty" json:"direction,omitempty"` // ACLIn (to the guest), ACLOut (from it) or ACLBoth; "": both
 	Remote    string `yaml:"remote,omitempty" json:"remote,omitempty"`       // MAC address, IP address or IP prefix of the other end; "": any
 	Protocol  string `yaml:"protocol,omitempty" json:"protocol,omitempty"`   // ip, ipv6, arp, tcp, udp, icmp, icmpv6, or the number of an IP protocol; "": any
-	Port      int    `yaml:"port,omitempty" json:"port,omitempty"`           // TCP or UDP port that is spoken to, whichever end; 0: any
+
+	// Of TCP and UDP.
+	LocalPort  *Ports `yaml:"local_port,omitempty" json:"local_port,omitempty"`   // the guest's; nil: any
+	RemotePort *Ports `yaml:"remote_port,omitempty" json:"remote_port,omitempty"` // the other end's; nil: any
+}
+
+// Ports is a range of TCP or UDP ports.
+type Ports vswitch.PortRange
+
+// UnmarshalYAML reads "22" or "1024-2047".
+func (p *Ports) UnmarshalYAML(text []byte) error {
+	if p.UnmarshalText([]byte(scalar(text))) != nil {
+		return badValue(text, "no port or range of ports: write it like 22 or 1024-2047, from 1 to 65535")
+	}
+	return nil
+}
+
+// UnmarshalText reads "22" or "1024-2047".
+func (p *Ports) UnmarshalText(text []byte) error {
+	first, last, isRange := strings.Cut(string(text), "-")
+	a, err := strconv.ParseUint(first, 10, 16)
+	b := a
+	if err == nil && isRange {
+		b, err = strconv.ParseUint(last, 10, 16)
+	}
+	if err == nil && (a == 0 || b < a) {
+		err = fmt.Errorf("%q is no range of ports", text)
+	}
+	*p = Ports{First: uint16(a), Last: uint16(b)}
+	return err
+}
+
+// MarshalText writes what UnmarshalText reads, for JSON and YAML.
+func (p Ports) MarshalText() ([]byte, error) {
+	if p.First == p.Last {
+		return strconv.AppendUint(nil, uint64(p.First), 10), nil
+	}
+	return fmt.Appendf(nil, "%d-%d", p.First, p.Last), nil
 }
 
 // What an ACLRule does, and in which direction.
@@ -218,8 +213,8 @@ func (r *ACLRule) RemotePrefix() (netip.Prefix, bool) {
 	return p.Masked(), err == nil
 }
 
-// inherit fills in from d what p leaves open.
-func (p *Policy) inherit(d Policy) {
+// Inherit fills in from d what p leaves open.
+func (p *Policy) Inherit(d Policy) {
 	p.VLAN = cmp.Or(p.VLAN, d.VLAN)
 	p.MACSpoofing = cmp.Or(p.MACSpoofing, d.MACSpoofing)
 	p.DHCPGuard = cmp.Or(p.DHCPGuard, d.DHCPGuard)
@@ -277,8 +272,8 @@ func (v *VLAN) check(k *checker, path, who string) {
 		key   string
 		value int
 	}{{"access", v.Access}, {"native", v.Native}, {"primary", v.Primary}, {"isolated", v.Isolated}, {"community", v.Community}} {
-		if id.value < 0 || id.value > maxVLAN {
-			k.failf(path+"."+id.key, "%s: vlan: %s %d: from 1 to %d", who, id.key, id.value, maxVLAN)
+		if id.value < 0 || id.value > vswitch.MaxVLAN {
+			k.failf(path+"."+id.key, "%s: vlan: %s %d: from 1 to %d", who, id.key, id.value, vswitch.MaxVLAN)
 		}
 	}
 	private := v.Isolated != 0 || v.Community != 0 || v.Promiscuous != nil
@@ -313,10 +308,7 @@ func (r *ACLRule) check(k *checker, path, who string) {
 	if isIP && (r.Protocol == "arp" || prefix.Addr().Is4() && (r.Protocol == "ipv6" || r.Protocol == "icmpv6") || prefix.Addr().Is6() && (r.Protocol == "ip" || r.Protocol == "icmp")) {
 		k.failf(path+".protocol", "%s: no frame of %s has an address in %s", who, r.Protocol, r.Remote)
 	}
-	if r.Port < 0 || r.Port > math.MaxUint16 {
-		k.failf(path+".port", "%s: port %d: from 1 to %d", who, r.Port, math.MaxUint16)
-	}
-	if r.Port != 0 && r.Protocol != "tcp" && r.Protocol != "udp" {
-		k.failf(path+".port", "%s: a port needs protocol tcp or udp", who)
+	if (r.LocalPort != nil || r.RemotePort != nil) && r.Protocol != "tcp" && r.Protocol != "udp" {
+		k.failf(path, "%s: local_port and remote_port need protocol tcp or udp", who)
 	}
 }
