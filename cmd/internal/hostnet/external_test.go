@@ -1,0 +1,78 @@
+package hostnet
+
+import (
+	"context"
+	"fmt"
+	"testing"
+)
+
+// furnish gives the host's eth0 some of everything that a take-over moves.
+func furnish(h, router *machine) {
+	h.run(fmt.Sprintf("ip link add eth1 type veth peer name p1 netns %d; ip link set eth1 up", router.pid))
+	router.run("ip link set p1 up; ip addr add 10.9.0.1/24 dev p1; ip addr add fe80::9/64 dev p1 nodad")
+	h.run(`
+ip addr add 10.9.0.2/24 dev eth1
+ip addr add 10.0.0.2/24 broadcast + dev eth0
+ip addr add 10.0.0.3/24 dev eth0 label eth0:1
+ip addr add 10.0.1.2/24 dev eth0 metric 77
+ip addr add 10.0.2.2/24 dev eth0 noprefixroute
+ip addr add 192.168.5.7/24 dev eth0 valid_lft 3600 preferred_lft 1800
+ip addr add 172.16.0.1 peer 172.16.0.2/32 dev eth0 scope link
+ip addr add 2001:db8::2/64 dev eth0 nodad
+ip addr add 2001:db8:1::2/64 dev eth0 nodad valid_lft 7200 preferred_lft 3600
+ip addr add 2001:db8:2::2/64 dev eth0 nodad preferred_lft 0
+ip route add default via 10.0.0.1
+ip route add 10.50.0.0/16 via 10.0.0.1 metric 50 mtu lock 1400 advmss 1300 initcwnd 20
+ip route add 10.51.0.0/16 via 10.0.0.1 src 10.0.0.3 table 100 proto static
+ip route add 10.52.0.0/16 via 10.77.0.1 dev eth0 onlink
+ip route add 10.53.0.0/16 nexthop via 10.0.0.1 dev eth0 weight 3 nexthop via 10.9.0.1 dev eth1
+ip route add 10.54.0.0/16 via inet6 2001:db8::1 dev eth0
+ip route add 10.55.0.0/16 dev eth0 scope link tos 0x10
+ip route add 10.56.0.0/16 dev eth1 src 10.0.0.2
+ip -6 route add default via 2001:db8::1 dev eth0 pref high
+ip -6 route add 2001:db8:50::/48 via fe80::1 dev eth0 metric 5 table 200
+ip -6 route add 2001:db8:51::/48 nexthop via 2001:db8::1 dev eth0 nexthop via fe80::9 dev eth1
+ip -6 route add 2001:db8:52::/48 dev eth0 expires 5000
+ip rule add priority 100 iif eth0 lookup 100
+ip rule add priority 101 oif eth0 from 10.0.0.0/24 fwmark 0x10/0xff lookup 100
+ip -6 rule add priority 102 iif eth0 lookup 200
+ip neigh add 10.0.0.77 lladdr 02:00:00:00:00:77 dev eth0 nud permanent
+ip neigh add proxy 10.0.0.99 dev eth0
+ip -6 neigh add 2001:db8::77 lladdr 02:00:00:00:00:77 dev eth0 nud permanent
+ip -6 neigh add proxy 2001:db8::99 dev eth0
+sysctl -qw net.ipv4.conf.eth0.rp_filter=2 net.ipv4.conf.eth0.arp_ignore=1 net.ipv6.conf.eth0.accept_ra=2 net.ipv4.neigh.eth0.gc_stale_time=61`)
+	h.waitFor("ip -6 addr show dev eth1 scope link -tentative; ip -6 route show table local dev eth1", "local fe80")
+}
+
+func plan(t *testing.T, e External) *Plan {
+	t.Helper()
+	p, err := planExternal(e, nowhere(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestTakeOverAndBack(t *testing.T) {
+	h, router := newHost(t)
+	furnish(h, router)
+	before := h.snapshot()
+	p := plan(t, External{Switch: "LAN", NIC: "eth0", Driver: Bridge})
+	same(t, "a plan", before, h.snapshot())
+
+	log, _ := testLog(t)
+	dir := t.TempDir()
+	to, err := p.Begin(dir, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := to.Commit(context.Background(), 0); err != nil {
+		t.Fatal(err)
+	}
+	h.reaches("10.0.0.1", "2001:db8::1", "10.0.1.1 10.0.1.2")
+	router.reaches("10.0.0.2", "10.0.0.3", "2001:db8::2")
+	if err := to.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	same(t, "rollback", before, h.snapshot())
+}
