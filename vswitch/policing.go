@@ -167,7 +167,7 @@ func (in *Ingress) admit(all *police, p *policy, f *Frame, epoch uint32) (DropRe
 		closed, reached := false, false
 		for _, q := range d.flood {
 			switch {
-			case q == p || !q.carries.Has(v.vlan) || q.isDown() || v.hops && q.mode == VLANTrunk,
+			case q == p || !q.carries.Has(v.vlan) || p.apart(q) || v.hops(q) || q.isDown(),
 				bpdu && q.bpdu != BPDUAllow:
 			case q.closed && dst&groupBit == 0:
 				closed = true
@@ -185,9 +185,9 @@ func (in *Ingress) admit(all *police, p *policy, f *Frame, epoch uint32) (DropRe
 		default:
 			reason, ok = DropNoPort, false
 		}
-	case !to.carries.Has(v.vlan):
+	case !to.carries.Has(v.vlan) || p.apart(to):
 		reason, ok = DropPrivateVLAN, false
-	case v.hops && to.mode == VLANTrunk:
+	case v.hops(to):
 		reason, ok = DropVLANEgress, false
 	case to.isDown():
 		in.dropAt(to, f, DropLinkDown)
@@ -232,6 +232,12 @@ func (in *Ingress) stranger(all *police, p *policy, d *domain, src macKey, owner
 		}
 	}
 	return 0, true
+}
+
+// apart reports whether a promiscuous port p does not reach q, though q gets
+// frames of the primary VLAN.
+func (p *policy) apart(q *policy) bool {
+	return p.mode == VLANPromiscuous && (q.mode == VLANIsolated || q.mode == VLANCommunity) && !p.carries.Has(q.vlan)
 }
 
 // isDown reports whether the port's link is down.
@@ -327,9 +333,16 @@ func (in *Ingress) dropAt(q *policy, f *Frame, reason DropReason) {
 
 // tagging is which VLAN a frame belongs to and how it says so.
 type tagging struct {
-	vlan uint16
-	form tagForm
-	hops bool // without the switch's tag it has one of its sender's making
+	vlan  uint16
+	form  tagForm
+	inner bool // without the VLAN's tag there is another
+}
+
+// hops reports whether a frame would leave q, a trunk, without the tag of its
+// VLAN but with one of its sender's making: behind the trunk it would be in that
+// VLAN.
+func (v tagging) hops(q *policy) bool {
+	return v.inner && q.mode == VLANTrunk && q.vlan == v.vlan
 }
 
 type tagForm uint8
@@ -357,18 +370,18 @@ func (p *policy) classify(head []byte) (tagging, bool) {
 	}
 	switch {
 	case p.mode == VLANNone:
-		v.hops = vlan != 0 || inner
+		v.inner = vlan != 0 || inner
 		return v, true
 	case !whole:
 		return v, false
 	case vlan == 0:
 		v.form = formPriority
-		v.hops = inner
+		v.inner = inner
 		return v, p.mode == VLANTrunk || !inner
 	}
 	v.vlan = vlan
 	v.form = formTagged
-	v.hops = inner
+	v.inner = inner
 	return v, p.tags.Has(vlan)
 }
 

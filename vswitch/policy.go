@@ -75,9 +75,14 @@ func (m *Member) setOptions(o PortOptions) {
 // themselves or together with those of other ports: see ErrOptions, ErrMACTaken
 // and ErrVLANRole. What is not an option here, the port's name, is for life.
 func (m *Member) SetOptions(o PortOptions) error {
+	m.sw.mu.Lock()
+	defer m.sw.mu.Unlock()
+	return m.change(o)
+}
+
+// change is SetOptions with sw.mu held.
+func (m *Member) change(o PortOptions) error {
 	s := m.sw
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	fail := func(err error) error {
 		return fmt.Errorf("vswitch: options of port %q of switch %q: %w", m.name, s.name, err)
 	}
@@ -97,7 +102,7 @@ func (m *Member) SetOptions(o PortOptions) error {
 		m.state.shut.Store(false)
 	}
 	s.setMaxMACs(m, s.limit(o.MaxMACs))
-	if opts.VLAN != o.VLAN || m.opts.closed() || o.LinkDown {
+	if opts.VLAN != o.VLAN || o.closed() || o.LinkDown {
 		s.flush(m, s.fdbs())
 	}
 	s.claim(m)
@@ -111,15 +116,17 @@ func (m *Member) Options() PortOptions {
 	return m.opts.clone()
 }
 
-// SetLink takes the port's link down or up, as the LinkDown option does, which
-// it changes. A link that BPDUShutdown has taken down comes up too.
+// SetLink takes the port's link down or up by changing the LinkDown option. A
+// link that BPDUShutdown has taken down comes up too.
 func (m *Member) SetLink(up bool) error {
-	o := m.Options()
-	o.LinkDown = !up
+	m.sw.mu.Lock()
+	defer m.sw.mu.Unlock()
 	if up {
 		m.state.shut.Store(false)
 	}
-	return m.SetOptions(o)
+	o := m.opts
+	o.LinkDown = !up
+	return m.change(o)
 }
 
 // Link reports whether the port's link is up.
@@ -398,7 +405,7 @@ func (r vlanRoles) add(m *Member) error {
 		case !known, same && old.kind == roleSecondary && (kind == roleIsolated || kind == roleCommunity):
 			r[vlan] = vlanRole{kind, primary, m.name}
 		case same && kind == roleSecondary && (old.kind == roleIsolated || old.kind == roleCommunity):
-		case !same && old.kind >= roleIsolated && kind >= roleIsolated:
+		case !same && old.primary != 0 && primary != 0:
 			err = fmt.Errorf("%w: VLAN %d is secondary to VLAN %d at %q", ErrVLANRole, vlan, old.primary, old.port)
 		case !same || old.kind != kind:
 			err = fmt.Errorf("%w: VLAN %d is %s at %q", ErrVLANRole, vlan, roleNames[old.kind], old.port)
