@@ -199,7 +199,7 @@ func (in *Ingress) admit(all *police, p *policy, f *Frame, epoch uint32) (DropRe
 	if mirrored {
 		for _, q := range all.mirrors {
 			if q != p && !q.isDown() && !in.has(q, f) {
-				in.unicast(q.m, f)
+				in.put(q, f)
 			}
 		}
 	}
@@ -303,8 +303,14 @@ func (in *Ingress) send(q *policy, f *Frame, v tagging) bool {
 		in.dropAt(q, g, DropMTU)
 		return false
 	}
-	in.unicast(q.m, g)
+	in.put(q, g)
 	return true
+}
+
+// put puts a frame on the list of a port.
+func (in *Ingress) put(q *policy, f *Frame) {
+	l := in.list(q.m)
+	l.frames = append(l.frames, f)
 }
 
 // has reports whether the frame at hand, f, is on the list of q, in whatever

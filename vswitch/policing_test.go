@@ -555,6 +555,7 @@ func TestEvents(t *testing.T) {
 		up.Forward([]vswitch.Frame{tagged(frame(broadcast, mac(1), 0), "5")})
 		want("own-mac-from-uplink up/a 5/00:15:5d:00:00:01")
 		time.Sleep(time.Second)
+		synctest.Wait()
 		b.Forward([]vswitch.Frame{frame(broadcast, mac(1), 0)})
 		want("mac-conflict b/a 5/00:15:5d:00:00:01")
 
