@@ -20,6 +20,7 @@ var graph = map[string]struct {
 	"tulip/bootrom":                  {nil, "an image, and what is in it"},
 	"tulip/tuliptest":                {[]string{"tulip"}, "a guest for tests of the chip"},
 	"vswitch":                        {nil, "the switch does not know what a port is"},
+	"vswitch/capture":                {[]string{"vswitch"}, "packets to bytes; it does not know who reads them"},
 	"vswitch/porttest":               {[]string{"vswitch"}, "what any port must do"},
 	"device/eventfd":                 {nil, "one file descriptor"},
 	"device/guestmem":                {nil, "memory, whoever uses it"},
@@ -32,14 +33,14 @@ var graph = map[string]struct {
 	"device":                         {[]string{"device/eventfd", "device/guestmem", "device/vfiouser", "device/vhostuser", "device/virtq", "tulip", "vswitch"}, "it joins protocols, models and a port"},
 	"pxe":                            {[]string{"pxe/internal/ipstack", "vswitch"}, "a port like any other; it cannot tell a guest's adapter from the host's"},
 	"pxe/internal/ipstack":           {nil, "frames in, connections out; it does not know who switches them"},
-	"cmd/internal/api":               {nil, "plain structs for both ends"},
+	"cmd/internal/api":               {[]string{"cmd/internal/config"}, "plain structs for both ends; a policy has the keys that the file has"},
 	"cmd/internal/config":            {[]string{"vswitch"}, "text to structs; it opens and creates nothing"},
 	"cmd/internal/hostnet":           {nil, "the host's network; it opens no port and knows no switch"},
 	"cmd/internal/qemu":              {nil, "argument lists"},
 	"cmd/internal/timeline":          {[]string{"cmd/internal/api"}, "events to text"},
-	"cmd/internal/control":           {[]string{"cmd/internal/api"}, "it speaks for a World it does not know"},
-	"cmd/internal/build":             {[]string{"cmd/internal/api", "cmd/internal/config", "device", "device/vfiouser", "device/vhostuser", "pxe", "tulip/bootrom", "vswitch"}, "the one place where all parts meet"},
-	"cmd/polder":                     {[]string{"cmd/internal/api", "cmd/internal/build", "cmd/internal/config", "cmd/internal/control", "cmd/internal/qemu", "cmd/internal/timeline", "tulip/bootrom", "vswitch"}, "commands are thin"},
+	"cmd/internal/control":           {[]string{"cmd/internal/api", "cmd/internal/config"}, "it speaks for a World it does not know"},
+	"cmd/internal/build":             {[]string{"cmd/internal/api", "cmd/internal/config", "cmd/internal/hostnet", "device", "device/vfiouser", "device/vhostuser", "pxe", "tulip/bootrom", "vswitch", "vswitch/capture"}, "the one place where all parts meet"},
+	"cmd/polder":                     {[]string{"cmd/internal/api", "cmd/internal/build", "cmd/internal/config", "cmd/internal/control", "cmd/internal/hostnet", "cmd/internal/qemu", "cmd/internal/timeline", "tulip/bootrom"}, "commands are thin"},
 }
 
 // forbidden imports from elsewhere, and those that may nevertheless.

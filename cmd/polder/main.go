@@ -32,11 +32,30 @@ type cli struct {
 	LogFormat  string      `help:"Form of the log: text or json." enum:"text,json" default:"text" placeholder:"FORMAT"`
 	RuntimeDir string      `help:"Directory of sockets." default:"${runtime_dir}" type:"path" placeholder:"DIR"`
 
-	Run      runCmd      `cmd:"" help:"Run QEMU with an adapter on a virtual switch that boots it from the network."`
-	Serve    serveCmd    `cmd:"" help:"Run switches for many guests, as a daemon."`
-	QemuArgs qemuArgsCmd `cmd:"" name:"qemu-args" help:"Print QEMU's options for a configured VM."`
-	Rom      romCmd      `cmd:"" help:"Show what is in a boot ROM."`
-	Version  versionCmd  `cmd:"" help:"Print the version."`
+	Run   runCmd   `cmd:"" help:"Run QEMU with an adapter on a virtual switch that boots it from the network."`
+	Serve serveCmd `cmd:"" help:"Run switches for many guests, as a daemon."`
+
+	Show     showCmd      `cmd:"" help:"Show the switches and what is on them." group:"Daemon"`
+	Apply    applyCmd     `cmd:"" help:"Make a file the daemon's configuration." group:"Daemon"`
+	Switch   switchCmds   `cmd:"" help:"Add, remove and show switches." group:"Daemon"`
+	Adapter  adapterCmds  `cmd:"" help:"Add, change, connect and remove adapters." group:"Daemon"`
+	VLAN     vlanCmds     `cmd:"" name:"vlan" help:"Put adapters into VLANs." group:"Daemon"`
+	FDB      fdbCmds      `cmd:"" name:"fdb" help:"Show and change the addresses that a switch knows." group:"Daemon"`
+	External externalCmds `cmd:"" help:"Plan, commit and take back what an external switch does to the host's network." group:"Daemon"`
+	Leases   leasesCmd    `cmd:"" help:"Show the addresses that the boot services have given." group:"Daemon"`
+	Boots    bootsCmd     `cmd:"" help:"Show how far each client's boot has come." group:"Daemon"`
+	Drops    dropsCmd     `cmd:"" help:"Show how many frames were dropped, and why." group:"Daemon"`
+	Monitor  monitorCmd   `cmd:"" help:"Show what happens, as it happens." group:"Daemon"`
+	Capture  captureCmd   `cmd:"" help:"Capture frames as pcapng." group:"Daemon"`
+
+	QemuArgs   qemuArgsCmd   `cmd:"" name:"qemu-args" help:"Print QEMU's options for a configured VM." group:"Other"`
+	LibvirtXML libvirtXMLCmd `cmd:"" name:"libvirt-xml" help:"Print libvirt's XML for a configured VM." group:"Other"`
+	Rom        romCmd        `cmd:"" help:"Show what is in a boot ROM." group:"Other"`
+	Completion completionCmd `cmd:"" help:"Print a script that completes polder's command lines in a shell." group:"Other"`
+	Man        manCmd        `cmd:"" help:"Print the manual page." group:"Other"`
+	Version    versionCmd    `cmd:"" help:"Print the version." group:"Other"`
+
+	Complete completeCmd `cmd:"" hidden:""`
 }
 
 // usageError is a mistake in what the operator typed.
@@ -55,7 +74,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	parser, err := kong.New(&c,
 		kong.Name("polder"),
 		kong.Description("Hyper-V's virtual networks for QEMU: a network adapter that needs no driver installation, network boot, and a learning switch, in one process."),
-		kong.Vars{"runtime_dir": runtimeDir(), "address": config.DefaultAddress.String()},
+		kong.Vars{"runtime_dir": runtimeDir(), "state_dir": stateDir(), "default_switch": config.DefaultSwitch, "address": config.DefaultAddress.String()},
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(status int) { exited = status }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
@@ -78,13 +97,13 @@ func run(args []string, stdout, stderr io.Writer) int {
 		}
 		c.LogLevel = &level
 	}
-	sigs, stop := signals()
+	sigs, stop := signals(strings.HasPrefix(ctx.Command(), "serve") && c.Serve.reloads())
 	defer stop()
 	env := &environment{
 		ctx: sigs, stdout: stdout, stderr: stderr, dir: c.RuntimeDir,
 		newLog: c.logger, log: c.logger(stderr), json: c.LogFormat == "json",
 	}
-	err = ctx.Run(env)
+	err = ctx.Run(env, parser)
 	var usage usageError
 	var exit exitError
 	switch {
@@ -104,11 +123,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 
 // signals returns a context that is done when polder is told to stop. A signal that it was
 // started to ignore, as by nohup, stays ignored. Writing to a pipe that nobody reads any more
-// is an error and not the end: there is QEMU to wait for, and sockets to remove.
-func signals() (context.Context, context.CancelFunc) {
+// is an error and not the end: there is QEMU to wait for, and sockets to remove. SIGHUP is left to
+// a command that reloads.
+func signals(reloads bool) (context.Context, context.CancelFunc) {
 	heeded := []os.Signal{syscall.SIGTERM}
 	for _, s := range []os.Signal{syscall.SIGINT, syscall.SIGHUP} {
-		if !signal.Ignored(s) {
+		if !signal.Ignored(s) && !(reloads && s == syscall.SIGHUP) {
 			heeded = append(heeded, s)
 		}
 	}
@@ -167,6 +187,21 @@ func runtimeDir() string {
 		return filepath.Join(dir, "polder")
 	}
 	return filepath.Join(os.TempDir(), fmt.Sprintf("polder-%d", os.Geteuid()))
+}
+
+// stateDir is where what outlives the daemon is kept by default.
+func stateDir() string {
+	if os.Geteuid() == 0 {
+		return "/var/lib/polder"
+	}
+	if dir := os.Getenv("XDG_STATE_HOME"); dir != "" {
+		return filepath.Join(dir, "polder")
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(home, ".local", "state", "polder")
 }
 
 type versionCmd struct{}

@@ -28,7 +28,7 @@ type runCmd struct {
 	Synthetic bool         `help:"Give the guest a synthetic adapter instead: virtio, which is faster and needs a guest that knows it."`
 	Queues    int          `help:"Queue pairs of the synthetic adapter, best one for each of the guest's processors." default:"1" placeholder:"N"`
 	Root      string       `help:"Directory of boot files, served over TFTP and HTTP." placeholder:"DIR"`
-	Switch    string       `help:"Virtual switch. Guests that are given the same name share it: the first makes it, unless a daemon has it." placeholder:"NAME"`
+	Switch    string       `complete:"switch" help:"Virtual switch. Guests that are given the same name share it: the first makes it, unless a daemon has it." placeholder:"NAME"`
 	Name      string       `help:"Name of the guest's adapter (default: guest-PID). The MAC address is made from it." placeholder:"NAME"`
 	MAC       string       `help:"The adapter's MAC address." name:"mac" placeholder:"MAC"`
 	Address   netip.Prefix `help:"Address of the boot service, with the network's prefix length; the pool is above it." default:"${address}" placeholder:"ADDR/BITS"`
@@ -232,15 +232,15 @@ func (c *runCmd) join(env *environment, show func(api.BootEvent), request api.Ad
 	var done sync.WaitGroup
 	done.Go(func() {
 		for {
-			m, err := stream.Next()
+			e, err := stream.Next()
 			if err != nil {
 				if ctx.Err() == nil {
 					env.log.Error("the process that has the switch has ended: the guest's adapter is gone", "switch", c.Switch, "pid", pid)
 				}
 				return
 			}
-			if m.Boot != nil && m.Boot.MAC == a.MAC && m.Boot.Switch == a.Switch {
-				show(*m.Boot)
+			if e.Boot != nil && e.Boot.MAC == a.MAC && e.Boot.Switch == a.Switch {
+				show(*e.Boot)
 			}
 		}
 	})
@@ -266,7 +266,7 @@ func (c *runCmd) own(env *environment, show func(api.BootEvent), request api.Ada
 		return nil, fmt.Errorf("directory of sockets: %w: choose another --runtime-dir", err)
 	}
 	n := &guestNetwork{undo: []func(){func() { os.RemoveAll(dir) }}}
-	if n.world, err = build.New(cfg, dir, version(), env.log); err != nil {
+	if n.world, err = build.New(cfg, build.Options{Dir: dir, Version: version(), Log: env.log}); err != nil {
 		n.close()
 		return nil, err
 	}
@@ -275,16 +275,18 @@ func (c *runCmd) own(env *environment, show func(api.BootEvent), request api.Ada
 	var done sync.WaitGroup
 	done.Go(func() {
 		for e := range events {
-			show(e)
+			if e.Boot != nil {
+				show(*e.Boot)
+			}
 		}
 	})
 	n.undo[len(n.undo)-1] = func() { n.world.Close(); done.Wait(); stop() }
-	if n.adapter, err = n.world.AddAdapter(request); err != nil {
+	if n.adapter, err = n.world.AddAdapter(request, true); err != nil {
 		n.close()
 		return nil, err
 	}
 	if c.Switch != "" {
-		s, err := control.Listen(shared(env.dir, c.Switch), n.world, env.log)
+		s, err := control.Listen(shared(env.dir, c.Switch), control.NoGroup, n.world, env.log)
 		if err != nil {
 			n.close()
 			return nil, err

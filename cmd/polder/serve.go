@@ -1,22 +1,32 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/http"
 	"os"
-	"strings"
+	"os/signal"
+	"os/user"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
 
 	"polder/cmd/internal/api"
 	"polder/cmd/internal/build"
 	"polder/cmd/internal/config"
 	"polder/cmd/internal/control"
-	"polder/cmd/internal/qemu"
-	"polder/vswitch"
 )
 
 // serveCmd is the daemon.
 type serveCmd struct {
-	Config string `short:"c" help:"Configuration file. Without one: a private switch named default with a boot service on it." placeholder:"FILE"`
+	Config   string `short:"c" help:"Configuration file; read again at SIGHUP. Without one: a private switch named default with a boot service on it." type:"path" placeholder:"FILE"`
+	StateDir string `help:"Directory of what outlives the daemon: MAC addresses of the pool, and the journal of changes to the host's network." default:"${state_dir}" type:"path" placeholder:"DIR"`
+	Group    string `help:"Group whose members may open the control socket, besides its owner." placeholder:"NAME"`
+	Metrics  string `help:"TCP address where Prometheus finds the metrics, which the control socket has in any case." placeholder:"ADDR:PORT"`
 }
 
 // Run implements the command.
@@ -25,8 +35,22 @@ func (c *serveCmd) Run(env *environment) error {
 	if err != nil {
 		return err
 	}
+	gid, err := groupID(c.Group)
+	if err != nil {
+		return err
+	}
 	if err := env.makeDir(); err != nil {
 		return err
+	}
+	if gid != control.NoGroup { // its members may pass, and see no more than the sockets' names
+		if err := errors.Join(os.Chown(env.dir, -1, gid), os.Chmod(env.dir, 0o750)); err != nil {
+			return fmt.Errorf("directory of sockets: cannot give it to group %s: %w", c.Group, err)
+		}
+	}
+	reload := make(chan os.Signal, 1)
+	if c.reloads() {
+		signal.Notify(reload, syscall.SIGHUP)
+		defer signal.Stop(reload)
 	}
 	unlock, err := control.Lock(env.ctx, env.dir) // one of two that start at once serves
 	if err != nil {
@@ -36,31 +60,105 @@ func (c *serveCmd) Run(env *environment) error {
 	if control.Alive(env.control()) {
 		return fmt.Errorf("%s: another polder answers there: stop it, or choose another --runtime-dir", env.control())
 	}
-	w, err := build.New(cfg, env.dir, version(), env.log)
+	w, err := build.New(cfg, build.Options{Dir: env.dir, Group: gid, StateDir: c.StateDir, Version: version(), Log: env.log})
 	if err != nil {
 		return err
 	}
 	defer w.Close()
 	events, stop := w.Subscribe()
 	defer stop()
-	s, err := control.Listen(env.control(), w, env.log)
+	s, err := control.Listen(env.control(), gid, w, env.log)
 	if err != nil {
 		return err
 	}
 	defer s.Close()
+	stopMetrics, err := serveMetrics(c.Metrics, w)
+	if err != nil {
+		return err
+	}
+	defer stopMetrics()
 	unlock()
 	for _, sw := range w.Status().Switches {
 		env.log.Info("switch ready", "switch", sw.Name, "type", sw.Type, "ports", len(sw.Ports))
 	}
 	env.log.Info("serving", "control", env.control())
+	notify(env.log, daemon.SdNotifyReady)
 	for {
 		select {
 		case e := <-events:
-			logBoot(env.log, e)
+			logEvent(env.log, e)
+		case <-reload:
+			notify(env.log, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
+			c.reload(env, w)
+			notify(env.log, daemon.SdNotifyReady)
 		case <-env.ctx.Done():
 			env.log.Info("stopping")
+			notify(env.log, daemon.SdNotifyStopping)
 			return nil
 		}
+	}
+}
+
+// reloads tells whether SIGHUP means to read the file again. Without a file it ends the daemon.
+func (c *serveCmd) reloads() bool { return c.Config != "" && !signal.Ignored(syscall.SIGHUP) }
+
+// reload makes the file's configuration the running one. A file that is wrong changes nothing.
+func (c *serveCmd) reload(env *environment, w *build.World) {
+	cfg, err := loadConfig(c.Config)
+	if err == nil {
+		var changes []api.Change
+		if changes, err = w.Apply(cfg, false); err == nil {
+			for _, ch := range changes {
+				env.log.Info("reload", "action", ch.Action, "kind", ch.Kind, "name", ch.Name, "detail", ch.Detail)
+			}
+			env.log.Info("reloaded", "file", c.Config, "changes", len(changes))
+			return
+		}
+	}
+	env.log.Error("reload: the configuration stays as it was", "err", err)
+}
+
+// groupID returns the number of a group; control.NoGroup for none.
+func groupID(name string) (int, error) {
+	if name == "" {
+		return control.NoGroup, nil
+	}
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return 0, fmt.Errorf("--group: %w: make it with groupadd --system %s", err, name)
+	}
+	return strconv.Atoi(g.Gid)
+}
+
+// serveMetrics answers Prometheus on a TCP address; "" for none.
+func serveMetrics(address string, w *build.World) (stop func(), err error) {
+	if address == "" {
+		return func() {}, nil
+	}
+	ln, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("--metrics: %w", err)
+	}
+	s := &http.Server{Handler: control.Metrics(w), ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10}
+	go s.Serve(ln) // ends by Close
+	return func() { s.Close() }, nil
+}
+
+// notify tells the service manager, if there is one, how the daemon is.
+func notify(log *slog.Logger, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.Warn("cannot tell the service manager", "err", err)
+	}
+}
+
+// logEvent logs what happened.
+func logEvent(log *slog.Logger, e api.Event) {
+	switch {
+	case e.Boot != nil:
+		logBoot(log, *e.Boot)
+	case e.Kind == api.EventMissed:
+	default:
+		log.Info(e.Kind, "switch", e.Switch, "port", e.Port, "detail", e.Detail)
 	}
 }
 
@@ -83,58 +181,4 @@ func loadConfig(file string) (*config.Config, error) {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
 	return config.Parse(file, text)
-}
-
-// shellSpecial is what a shell does not take as it is.
-const shellSpecial = " \t\n'\"\\$`&|;<>(){}[]*?!#~"
-
-// qemuArgsCmd prints a VM's QEMU options.
-type qemuArgsCmd struct {
-	Config string `short:"c" help:"Configuration file." required:"" placeholder:"FILE"`
-	Quote  bool   `help:"Quote for pasting into a shell; without it the output suits $(polder qemu-args ...)."`
-	VM     string `arg:"" help:"Name of the VM."`
-}
-
-// Run implements the command.
-func (c *qemuArgsCmd) Run(env *environment) error {
-	cfg, err := loadConfig(c.Config)
-	if err != nil {
-		return err
-	}
-	var names []string
-	for _, vm := range cfg.VMs {
-		if vm.Name != c.VM {
-			names = append(names, vm.Name)
-			continue
-		}
-		args := qemu.MemoryArgs(uint64(vm.Memory))
-		for i, a := range vm.Adapters {
-			name := config.AdapterName(vm.Name, i)
-			qa := qemu.Adapter{ID: name, Socket: build.SocketPath(env.dir, name), BootIndex: -1}
-			if a.BootIndex != nil {
-				qa.BootIndex = *a.BootIndex
-			}
-			if a.Kind == config.KindSynthetic {
-				qa.Synthetic = &qemu.Synthetic{MAC: vswitch.MAC(a.MAC).String(), Queues: max(a.Queues, 1), ROM: a.ROM}
-			}
-			args = append(args, qa.DeviceArgs()...)
-		}
-		if len(vm.Adapters) > 0 {
-			args = append(args, "-nic", "none")
-		}
-		for i, a := range args {
-			switch {
-			case c.Quote && strings.ContainsAny(a, shellSpecial):
-				args[i] = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
-			case strings.HasPrefix(a, "{"):
-				args[i] = strings.ReplaceAll(a, " ", `\u0020`) // only in a path, where JSON takes it
-			}
-		}
-		fmt.Fprintln(env.stdout, strings.Join(args, " "))
-		return nil
-	}
-	if len(names) == 0 {
-		return fmt.Errorf("%s: there are no VMs in it: add %q under vms", c.Config, c.VM)
-	}
-	return fmt.Errorf("%s: there is no VM %q: it has %s", c.Config, c.VM, strings.Join(names, ", "))
 }

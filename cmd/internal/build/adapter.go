@@ -2,8 +2,10 @@ package build
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 
 	"polder/cmd/internal/api"
@@ -15,25 +17,31 @@ import (
 	"polder/vswitch"
 )
 
-// adapter is a guest's adapter on its port, and the socket where a hypervisor attaches.
+// adapter is a guest's adapter, the socket where a hypervisor attaches, and its port while it
+// is connected to a switch.
 type adapter struct {
 	api.Adapter
+	request   api.AdapterRequest // as it was made and changed since, with all that was left open filled in
+	temporary bool
+
 	card   card
-	member *vswitch.Member
 	server server
-	stop   context.CancelFunc // of the worker
-	done   sync.WaitGroup     // the worker and the server
+	done   sync.WaitGroup // the server
+
+	member *vswitch.Member // nil: disconnected
+	unplug func()          // ends what the card does on its port
 }
 
 // card is what the kinds of adapters have in common.
 type card interface {
 	vswitch.Port
 
-	// connect tells the card its place on the switch, before a hypervisor can attach.
-	connect(m *vswitch.Member)
+	// plug tells the card its place on the switch, and has it send what its guest sends, until the
+	// function that it returns is called. That one waits until no more frames are sent.
+	plug(m *vswitch.Member) (unplug func())
 
-	// run does what the card does without being asked, until ctx is done.
-	run(ctx context.Context)
+	// link shows the guest whether its cable is plugged in, if it can be shown.
+	link(up bool)
 
 	// listen makes the socket where a hypervisor attaches.
 	listen(path string, log *slog.Logger, name string) (server, error)
@@ -91,12 +99,19 @@ func chooseROM(r api.AdapterRequest) ([]byte, error) {
 type legacy struct {
 	*device.Tulip
 	spinners *vfiouser.Spinners
-	in       *vswitch.Ingress
 }
 
-func (l *legacy) connect(m *vswitch.Member) { l.in = m.NewIngress() }
+func (l *legacy) plug(m *vswitch.Member) func() {
+	ctx, stop := context.WithCancel(context.Background())
+	var run sync.WaitGroup
+	run.Go(func() { l.Run(ctx, m.NewIngress()) })
+	return func() {
+		stop()
+		run.Wait()
+	}
+}
 
-func (l *legacy) run(ctx context.Context) { l.Run(ctx, l.in) }
+func (l *legacy) link(up bool) { l.SetLink(up) }
 
 func (l *legacy) listen(path string, log *slog.Logger, name string) (server, error) {
 	s, err := vfiouser.Listen(path, l.Tulip, log, name)
@@ -115,9 +130,14 @@ func (l *legacy) status() (bool, map[string]uint64) {
 // synthetic is the card that is fast. Its rings have workers of their own.
 type synthetic struct{ *device.VirtioNet }
 
-func (s synthetic) connect(m *vswitch.Member) { s.Connect(m) }
+func (s synthetic) plug(m *vswitch.Member) func() {
+	s.Connect(m)
+	return func() { s.Connect(nil) }
+}
 
-func (s synthetic) run(context.Context) {}
+// link does nothing: the state that virtio shows is the hypervisor's. The switch passes nothing
+// to a port whose link is down.
+func (s synthetic) link(bool) {}
 
 func (s synthetic) listen(path string, log *slog.Logger, name string) (server, error) {
 	srv, err := vhostuser.Listen(path, s.VirtioNet, log, name)
@@ -132,49 +152,95 @@ func (s synthetic) status() (bool, map[string]uint64) {
 	return st.Attached, map[string]uint64{"no-buffer": st.NoBuffer, "stopped": st.Stopped}
 }
 
-// start makes the adapter's parts in the order in which frames need them.
-func (a *adapter) start(sw *vswitch.Switch, r api.AdapterRequest, spinners *vfiouser.Spinners, log *slog.Logger) (err error) {
-	r.MAC = a.MAC
-	c, err := newCard(r, spinners, log)
-	if err != nil {
+// start makes the adapter's parts in the order in which frames need them. sw is nil for one that is
+// not connected.
+func (a *adapter) start(sw *vswitch.Switch, w *World) (err error) {
+	if a.card, err = newCard(a.request, w.spinners, w.Log); err != nil {
 		return err
 	}
-	a.card = c
 	defer func() {
 		if err != nil {
 			a.close()
 		}
 	}()
-	if a.member, err = sw.Join(a.Name, c, vswitch.PortOptions{}); err != nil {
+	if sw == nil {
+		a.card.link(false)
+	} else if err := a.connect(sw, a.Switch); err != nil {
 		return err
 	}
-	c.connect(a.member)
-	if a.server, err = c.listen(a.Socket, log, a.Name); err != nil {
+	if a.server, err = a.card.listen(a.Socket, w.Log, a.Name); err != nil {
 		return err
 	}
-	var ctx context.Context
-	ctx, a.stop = context.WithCancel(context.Background())
-	a.done.Go(func() { c.run(ctx) })
+	if w.Group != 0 {
+		if err := errors.Join(os.Chown(a.Socket, -1, w.Group), os.Chmod(a.Socket, 0o660)); err != nil {
+			return fmt.Errorf("cannot give the socket to group %d: %w", w.Group, err)
+		}
+	}
 	a.done.Go(func() {
-		if err := a.server.Serve(ctx); err != nil {
-			log.Error("no hypervisor can attach any more", "port", a.Name, "err", err)
+		if err := a.server.Serve(context.Background()); err != nil {
+			w.Log.Error("no hypervisor can attach any more", "port", a.Name, "err", err)
 		}
 	})
 	return nil
 }
 
-// close undoes start, as far as it came: no more frames from the guest, then none to it, then
-// no hypervisor, and last its memory.
+// options are what the switch is told of the adapter's port.
+func (a *adapter) options() (vswitch.PortOptions, error) {
+	mac, err := vswitch.ParseMAC(a.MAC)
+	return portOptions(&a.request.Policy, mac), err
+}
+
+// connect plugs the adapter into a switch.
+func (a *adapter) connect(sw *vswitch.Switch, name string) error {
+	o, err := a.options()
+	if err != nil {
+		return err
+	}
+	m, err := sw.Join(a.Name, a.card, o)
+	if err != nil {
+		return err
+	}
+	a.member, a.Switch, a.request.Switch = m, name, name
+	a.unplug = a.card.plug(m)
+	a.card.link(!o.LinkDown)
+	return nil
+}
+
+// disconnect takes the adapter off its switch. A hypervisor stays attached.
+func (a *adapter) disconnect() {
+	if a.member == nil {
+		return
+	}
+	a.card.link(false)
+	a.unplug()
+	a.member.Leave()
+	a.member, a.Switch, a.request.Switch = nil, "", ""
+}
+
+// set gives the adapter another policy.
+func (a *adapter) set(p config.Policy) error {
+	old := a.request.Policy
+	a.request.Policy = p
+	o, err := a.options()
+	if err == nil && a.member != nil {
+		err = a.member.SetOptions(o)
+	}
+	if err != nil {
+		a.request.Policy = old
+		return err
+	}
+	if a.member != nil {
+		a.card.link(!o.LinkDown)
+	}
+	return nil
+}
+
+// close undoes start, as far as it came: no hypervisor, then no frames, and last its memory.
 func (a *adapter) close() {
 	if a.server != nil {
 		a.server.Close()
 	}
-	if a.stop != nil {
-		a.stop()
-	}
 	a.done.Wait()
-	if a.member != nil {
-		a.member.Leave()
-	}
+	a.disconnect()
 	a.card.Close()
 }

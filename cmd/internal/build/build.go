@@ -1,15 +1,17 @@
 // Package build makes what a configuration says: switches, their boot services, and the
 // adapters on them, in order, with a teardown that is the exact reverse. What fails half-way
-// is taken down again, so an error leaves nothing behind.
+// is taken down again, so an error leaves nothing behind. The operator's changes go through
+// the same verbs as the configuration's.
 package build
 
 import (
 	"cmp"
 	"fmt"
-	"io/fs"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,50 +20,38 @@ import (
 	"polder/cmd/internal/api"
 	"polder/cmd/internal/config"
 	"polder/device/vfiouser"
-	"polder/pxe"
 	"polder/tulip/bootrom"
 	"polder/vswitch"
 )
 
+// Options are what a World needs to know of its process.
+type Options struct {
+	Dir      string // of the adapters' sockets; made if it is not there
+	Group    int    // number of the group that may open the adapters' sockets, besides their owner; 0: none
+	StateDir string // of what outlives the process; "": nothing does
+	Version  string
+	Log      *slog.Logger
+}
+
 // World is the running configuration. Its methods may be called from any goroutine.
 type World struct {
-	version string
-	dir     string // of the adapters' sockets
-	log     *slog.Logger
+	Options
 	started time.Time
 	events  hub
 
-	mu       sync.Mutex // guards the maps; held while an adapter is added or removed
+	mu       sync.Mutex // guards what follows; held while something is added, changed or removed
+	config   config.Config
 	switches map[string]*network
 	adapters map[string]*adapter
+	pool     *macPool // nil: addresses are made from names
 
 	spinners *vfiouser.Spinners // of all adapters' connections
 }
 
-// network is a switch and what serves it.
-type network struct {
-	config config.Switch
-	sw     *vswitch.Switch
-	pxe    *bootService // nil: none
-}
-
-// bootService is a PXE service on its port.
-type bootService struct {
-	server *pxe.Server
-	member *vswitch.Member
-	mac    vswitch.MAC
-	root   *os.Root // nil: none
-}
-
-// pxePort is the boot service's name on its switch. config.CheckAdapterName keeps it from
-// guests' adapters.
-const pxePort = "pxe"
-
-// New builds the configuration. dir is where the adapters' sockets go; it is made if it is
-// not there. Close the World when it is no longer needed.
-func New(c *config.Config, dir, version string, log *slog.Logger) (_ *World, err error) {
+// New builds the configuration. Close the World when it is no longer needed.
+func New(c *config.Config, o Options) (_ *World, err error) {
 	w := &World{
-		version: version, dir: dir, log: log, started: time.Now(),
+		Options: o, started: time.Now(),
 		switches: map[string]*network{}, adapters: map[string]*adapter{},
 		spinners: vfiouser.NewSpinners(processors() - 1),
 	}
@@ -70,31 +60,138 @@ func New(c *config.Config, dir, version string, log *slog.Logger) (_ *World, err
 			w.Close()
 		}
 	}()
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("directory of sockets: %w", err)
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock() // before Close
+	if err := w.setPool(c.MACPool); err != nil {
+		return nil, err
+	}
+	w.config.Defaults = c.Defaults
+	if err := w.recoverHost(c.Switches); err != nil {
+		return nil, err
+	}
 	for _, s := range c.Switches {
-		if err := w.addSwitch(s); err != nil {
-			return nil, fmt.Errorf("switch %q: %w", s.Name, err)
+		if err := w.addSwitch(s, 0); err != nil {
+			return nil, err
 		}
 	}
 	for _, vm := range c.VMs {
-		for i, a := range vm.Adapters {
-			r := api.AdapterRequest{
-				Switch: a.Switch, Name: config.AdapterName(vm.Name, i), Kind: a.Kind, MAC: vswitch.MAC(a.MAC).String(),
-				Queues: a.Queues, NoPacked: a.Packed != nil && !*a.Packed, NoOffload: a.Offload != nil && !*a.Offload,
-			}
-			if a.Kind == config.KindLegacy {
-				if err := ReadROM(a.ROM, &r); err != nil {
-					return nil, fmt.Errorf("adapter %q: %w", r.Name, err)
-				}
-			}
-			if _, err := w.AddAdapter(r); err != nil {
-				return nil, err
-			}
+		if err := w.addVM(vm); err != nil {
+			return nil, err
 		}
 	}
 	return w, nil
+}
+
+// setPool changes the range of addresses that adapters are given from now on.
+func (w *World) setPool(rng *config.MACPool) error {
+	w.config.MACPool, w.pool = rng, nil
+	if rng == nil {
+		return nil
+	}
+	if w.StateDir == "" {
+		return fmt.Errorf("mac_pool: there is no directory of state to keep the addresses in: give --state-dir")
+	}
+	p, err := openPool(w.StateDir, *rng)
+	w.pool = p
+	return err
+}
+
+// addVM notes a VM and adds its adapters.
+func (w *World) addVM(vm config.VM) error {
+	w.vm(vm.Name, vm.Memory)
+	for _, a := range vm.Adapters {
+		if err := w.addConfigured(vm.Name, a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addConfigured adds an adapter of the configuration.
+func (w *World) addConfigured(vm string, a config.Adapter) error {
+	r := api.AdapterRequest{
+		Switch: a.Switch, Name: a.Name, VM: vm, Kind: a.Kind, Policy: a.Policy,
+		Queues: a.Queues, NoPacked: a.Packed != nil && !*a.Packed, NoOffload: a.Offload != nil && !*a.Offload,
+	}
+	if a.Switch == config.NoSwitch {
+		r.Switch = ""
+	}
+	if a.MAC != (config.MAC{}) {
+		r.MAC = a.MAC.String()
+	}
+	if a.Kind == config.KindLegacy {
+		if err := ReadROM(a.ROM, &r); err != nil {
+			return fmt.Errorf("adapter %q: %w", r.Name, err)
+		}
+	}
+	made, err := w.addAdapter(r, false)
+	if err != nil {
+		return err
+	}
+	mac, err := config.ParseMAC(made.MAC)
+	a.MAC = config.MAC(mac)
+	v := w.vm(vm, 0)
+	v.Adapters = append(v.Adapters, a)
+	return err
+}
+
+// vm returns the running configuration's VM, and makes it if there is none.
+func (w *World) vm(name string, memory config.Bytes) *config.VM {
+	i := slices.IndexFunc(w.config.VMs, func(v config.VM) bool { return v.Name == name })
+	if i < 0 {
+		i = len(w.config.VMs)
+		w.config.VMs = append(w.config.VMs, config.VM{Name: name, Memory: config.DefaultMemory})
+	}
+	v := &w.config.VMs[i]
+	v.Memory = cmp.Or(memory, v.Memory)
+	return v
+}
+
+// configured returns the running configuration's adapter; nil if it is not there, as a temporary
+// one's is not.
+func (w *World) configured(name string) *config.Adapter {
+	for i := range w.config.VMs {
+		for j := range w.config.VMs[i].Adapters {
+			if a := &w.config.VMs[i].Adapters[j]; a.Name == name {
+				return a
+			}
+		}
+	}
+	return nil
+}
+
+// forget takes an adapter, and a VM that has no other, out of the running configuration.
+func (w *World) forget(name string) {
+	for i := range w.config.VMs {
+		vm := &w.config.VMs[i]
+		n := len(vm.Adapters)
+		vm.Adapters = slices.DeleteFunc(vm.Adapters, func(a config.Adapter) bool { return a.Name == name })
+		if n > 0 && len(vm.Adapters) == 0 {
+			w.config.VMs = slices.Delete(w.config.VMs, i, i+1)
+			return
+		}
+	}
+}
+
+// Config implements control.World.
+func (w *World) Config() *config.Config {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.snapshot()
+}
+
+// snapshot returns the running configuration with lists of its own.
+func (w *World) snapshot() *config.Config {
+	c := w.config
+	c.Switches = slices.Clone(c.Switches)
+	c.VMs = slices.Clone(c.VMs)
+	for i := range c.VMs {
+		c.VMs[i].Adapters = slices.Clone(c.VMs[i].Adapters)
+	}
+	return &c
 }
 
 // processors is how many processors the machine has online; 1 if it cannot tell.
@@ -109,145 +206,211 @@ func processors() int {
 // SocketPath is where an adapter's hypervisor attaches.
 func SocketPath(dir, adapter string) string { return filepath.Join(dir, adapter+".sock") }
 
-func (w *World) addSwitch(c config.Switch) error {
-	n := &network{config: c, sw: vswitch.New(vswitch.Config{Name: c.Name, AgeingTime: c.AgeingTime, MaxMACs: c.MaxMACs})}
-	if c.PXE != nil {
-		b, err := w.addPXE(n.sw, c.Name, c.PXE)
-		if err != nil {
-			n.sw.Close()
-			return err
-		}
-		n.pxe = b
-	}
-	w.switches[c.Name] = n
-	return nil
-}
-
-// addPXE puts a boot service on the switch.
-func (w *World) addPXE(sw *vswitch.Switch, name string, c *config.PXE) (_ *bootService, err error) {
-	b := &bootService{mac: config.DeriveMAC("pxe." + name)}
-	pc := pxe.Config{
-		Address: c.Address, PoolFirst: c.Pool.First, PoolLast: c.Pool.Last, MAC: b.mac,
-		Lease: c.Lease, Router: c.Router, DNS: c.DNS,
-		Log:        w.log.With("switch", name, "port", pxePort),
-		DefaultNBP: bootrom.NBP,
-		Events:     func(e pxe.Event) { w.events.publish(bootEvent(name, e)) },
-	}
-	if c.Root != "" {
-		if b.root, err = os.OpenRoot(c.Root); err != nil {
-			return nil, fmt.Errorf("pxe: root: %w", err)
-		}
-		pc.Files = b.root.FS()
-	}
-	defer func() {
-		if err != nil {
-			b.close()
-		}
-	}()
-	for _, r := range c.Reservations {
-		uuid, err := parseUUID(r.UUID)
-		if err != nil {
-			return nil, fmt.Errorf("pxe: reservation: %w", err)
-		}
-		pc.Reservations = append(pc.Reservations, pxe.Reservation{MAC: vswitch.MAC(r.MAC), UUID: uuid, Addr: r.Address, Name: r.Hostname})
-	}
-	for _, r := range c.Boot {
-		rule, err := bootRule(r, pc.Files)
-		if err != nil {
-			return nil, err
-		}
-		pc.Boot = append(pc.Boot, rule)
-	}
-	if b.server, err = pxe.New(pc); err != nil {
-		return nil, fmt.Errorf("pxe: %w", err)
-	}
-	if b.member, err = sw.Join(pxePort, b.server, vswitch.PortOptions{}); err != nil {
-		return nil, err
-	}
-	return b, b.server.Start(b.member.NewIngress())
-}
-
-// bootRule turns the operator's rule into the service's. A script is read now, so that a
-// missing one is an error now.
-func bootRule(r config.Boot, files fs.FS) (pxe.BootRule, error) {
-	rule := pxe.BootRule{
-		Match: pxe.Match{MAC: r.Match.MAC, Arch: r.Match.Arch, UserClass: r.Match.UserClass, VendorClass: r.Match.VendorClass},
-		File:  r.File, Kernel: r.Kernel, Initrd: r.Initrd, Cmdline: r.Append,
-	}
-	var err error
-	if rule.Match.UUID, err = parseUUID(r.Match.UUID); err != nil {
-		return rule, fmt.Errorf("pxe: boot rule: %w", err)
-	}
-	if r.Script != "" {
-		if files == nil {
-			return rule, fmt.Errorf("pxe: script %s: there is no root to read it from", r.Script)
-		}
-		text, err := fs.ReadFile(files, r.Script)
-		if err != nil {
-			return rule, fmt.Errorf("pxe: script in the root: %w", err)
-		}
-		rule.Script = string(text)
-	}
-	return rule, nil
-}
-
-// parseUUID reads a UUID; "" is the zero one, which matches all.
-func parseUUID(s string) (pxe.UUID, error) {
-	if s == "" {
-		return pxe.UUID{}, nil
-	}
-	return pxe.ParseUUID(s)
-}
-
-func (b *bootService) close() {
-	if b.server != nil {
-		b.server.Close()
-	}
-	if b.member != nil {
-		b.member.Leave()
-	}
-	if b.root != nil {
-		b.root.Close()
-	}
-}
-
-// AddAdapter puts an adapter on a switch and listens for its hypervisor.
-func (w *World) AddAdapter(r api.AdapterRequest) (_ api.Adapter, err error) {
+// AddAdapter implements control.World: it makes an adapter, puts it on a switch and listens for its hypervisor.
+func (w *World) AddAdapter(r api.AdapterRequest, temporary bool) (api.Adapter, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	r.Policy.Inherit(w.config.Defaults.Adapter)
+	if err := r.Policy.Check(); err != nil {
+		return api.Adapter{}, api.Problemf(http.StatusUnprocessableEntity, "adapter %q: %v", r.Name, err)
+	}
+	if r.VM == "" {
+		r.VM = r.Name
+	} else if err := config.CheckName(r.VM); err != nil {
+		return api.Adapter{}, api.Problemf(http.StatusUnprocessableEntity, "vm: %v", err)
+	}
+	a, err := w.addAdapter(r, temporary)
+	if err != nil || temporary {
+		return a, err
+	}
+	c := config.Adapter{Name: a.Name, Switch: cmp.Or(a.Switch, config.NoSwitch), Kind: a.Kind, Queues: r.Queues, Policy: r.Policy}
+	if mac, err := config.ParseMAC(a.MAC); err == nil {
+		c.MAC = config.MAC(mac)
+	}
+	no := false
+	if r.NoPacked {
+		c.Packed = &no
+	}
+	if r.NoOffload {
+		c.Offload = &no
+	}
+	if r.NoROM {
+		c.ROM = config.NoROM
+	}
+	vm := w.vm(r.VM, 0)
+	vm.Adapters = append(vm.Adapters, c)
+	return a, nil
+}
+
+func (w *World) addAdapter(r api.AdapterRequest, temporary bool) (_ api.Adapter, err error) {
 	none := api.Adapter{}
 	if err := config.CheckAdapterName(r.Name); err != nil {
-		return none, fmt.Errorf("adapter: %w", err)
+		return none, api.Problemf(http.StatusUnprocessableEntity, "adapter: %v", err)
 	}
-	n, ok := w.switches[r.Switch]
-	if !ok {
-		return none, fmt.Errorf("there is no switch %q", r.Switch)
+	var sw *vswitch.Switch
+	if r.Switch != "" {
+		n, ok := w.switches[r.Switch]
+		if !ok {
+			return none, api.Problemf(http.StatusNotFound, "there is no switch %q", r.Switch)
+		}
+		sw = n.sw
 	}
 	if _, ok := w.adapters[r.Name]; ok {
 		return none, fmt.Errorf("there is an adapter %q already: take another name", r.Name)
 	}
-	mac := config.DeriveMAC(r.Name)
-	if r.MAC != "" {
-		if mac, err = config.ParseMAC(r.MAC); err != nil {
-			return none, fmt.Errorf("adapter %q: %w", r.Name, err)
-		}
+	mac, err := w.chooseMAC(r)
+	if err != nil {
+		return none, err
 	}
-	if n.pxe != nil && mac == n.pxe.mac {
-		return none, fmt.Errorf("adapter %q: the boot service has the MAC address %v: take another", r.Name, mac)
-	}
-	for _, other := range w.adapters {
-		if other.MAC == mac.String() && other.Switch == r.Switch {
-			return none, fmt.Errorf("adapter %q has the MAC address %v already: take another for %q", other.Name, mac, r.Name)
-		}
-	}
-	a := &adapter{Adapter: api.Adapter{
-		Name: r.Name, Switch: r.Switch, Kind: cmp.Or(r.Kind, config.KindLegacy), MAC: mac.String(), Socket: SocketPath(w.dir, r.Name),
+	r.Kind, r.MAC = cmp.Or(r.Kind, config.KindLegacy), mac.String()
+	a := &adapter{request: r, temporary: temporary, Adapter: api.Adapter{
+		Name: r.Name, Switch: r.Switch, Kind: r.Kind, MAC: r.MAC, Socket: SocketPath(w.Dir, r.Name),
 	}}
-	if err := a.start(n.sw, r, w.spinners, w.log); err != nil {
+	if err := w.checkMAC(a, r.Switch); err != nil {
+		return none, err
+	}
+	if err := a.start(sw, w); err != nil {
 		return none, fmt.Errorf("adapter %q: %w", r.Name, err)
 	}
 	w.adapters[r.Name] = a
+	w.tell(api.EventAdded, a.Switch, a.Name, "")
 	return a.Adapter, nil
+}
+
+// chooseMAC returns the address that r asks for, or one that it can have.
+func (w *World) chooseMAC(r api.AdapterRequest) (vswitch.MAC, error) {
+	switch {
+	case r.MAC != "":
+		mac, err := config.ParseMAC(r.MAC)
+		if err != nil {
+			err = api.Problemf(http.StatusUnprocessableEntity, "adapter %q: %v", r.Name, err)
+		}
+		return mac, err
+	case w.pool != nil:
+		return w.pool.give(r.Name, func(m vswitch.MAC) bool {
+			for _, a := range w.adapters {
+				if a.MAC == m.String() {
+					return true
+				}
+			}
+			return false
+		})
+	}
+	return config.DeriveMAC(r.Name), nil
+}
+
+// checkMAC says whether the adapter can be on the switch with its address.
+func (w *World) checkMAC(a *adapter, sw string) error {
+	if sw == "" {
+		return nil
+	}
+	if n := w.switches[sw]; n.pxe != nil && n.pxe.mac.String() == a.MAC {
+		return fmt.Errorf("adapter %q: the boot service has the MAC address %v: take another", a.Name, a.MAC)
+	}
+	for _, other := range w.adapters {
+		if other != a && other.MAC == a.MAC && other.Switch == sw {
+			return fmt.Errorf("adapter %q has the MAC address %v already: take another for %q", other.Name, a.MAC, a.Name)
+		}
+	}
+	return nil
+}
+
+// ChangeAdapter implements control.World.
+func (w *World) ChangeAdapter(name string, c api.AdapterChange) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	a, ok := w.adapters[name]
+	if !ok {
+		return noAdapter(name)
+	}
+	policy := c.Policy
+	policy.Inherit(a.request.Policy)
+	if c.NoVLAN {
+		policy.VLAN = nil
+	}
+	if c.NoACL {
+		policy.ACL = nil
+	}
+	if err := policy.Check(); err != nil {
+		return api.Problemf(http.StatusUnprocessableEntity, "adapter %q: %v", name, err)
+	}
+	old := a.request.Policy
+	if err := w.setPolicy(a, policy); err != nil {
+		return err
+	}
+	if c.Switch != nil && *c.Switch != a.Switch {
+		if err := w.move(a, *c.Switch); err != nil {
+			_ = w.setPolicy(a, old) // which was good before
+			return err
+		}
+	}
+	w.tell(api.EventChanged, a.Switch, a.Name, "")
+	return nil
+}
+
+// setPolicy gives the adapter another policy, in the running configuration too.
+func (w *World) setPolicy(a *adapter, p config.Policy) error {
+	if err := a.set(p); err != nil {
+		return fmt.Errorf("adapter %q: %w", a.Name, err)
+	}
+	if c := w.configured(a.Name); c != nil {
+		c.Policy = p
+	}
+	return nil
+}
+
+// move connects the adapter to another switch, or to none. If it cannot be connected, it stays
+// where it was.
+func (w *World) move(a *adapter, to string) error {
+	from := a.Switch
+	if to != "" {
+		if _, ok := w.switches[to]; !ok {
+			return api.Problemf(http.StatusNotFound, "there is no switch %q", to)
+		}
+		if err := w.checkMAC(a, to); err != nil {
+			return err
+		}
+	}
+	a.disconnect()
+	var err error
+	if to != "" {
+		if err = a.connect(w.switches[to].sw, to); err != nil && from != "" {
+			if back := a.connect(w.switches[from].sw, from); back != nil {
+				w.Log.Error("the adapter is on no switch now", "port", a.Name, "err", back)
+			}
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("adapter %q: %w", a.Name, err)
+	}
+	if c := w.configured(a.Name); c != nil {
+		c.Switch = cmp.Or(to, config.NoSwitch)
+	}
+	return nil
+}
+
+func noAdapter(name string) error {
+	return api.Problemf(http.StatusNotFound, "there is no adapter %q", name)
+}
+
+// RemoveAdapter implements control.World: it takes an adapter away. A hypervisor that is attached loses it.
+func (w *World) RemoveAdapter(name string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.removeAdapter(name)
+}
+
+func (w *World) removeAdapter(name string) error {
+	a, ok := w.adapters[name]
+	if !ok {
+		return noAdapter(name)
+	}
+	sw := a.Switch
+	a.close()
+	delete(w.adapters, name)
+	w.forget(name)
+	w.tell(api.EventRemoved, sw, name, "")
+	return nil
 }
 
 // ReadROM puts the operator's choice of a boot ROM into r: a file, config.NoROM, or "" for the
@@ -271,19 +434,6 @@ func ReadROM(file string, r *api.AdapterRequest) error {
 	return nil
 }
 
-// RemoveAdapter takes an adapter away; a hypervisor that is attached loses it.
-func (w *World) RemoveAdapter(name string) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	a, ok := w.adapters[name]
-	if !ok {
-		return fmt.Errorf("there is no adapter %q", name)
-	}
-	a.close()
-	delete(w.adapters, name)
-	return nil
-}
-
 // Adapters tells how many adapters there are.
 func (w *World) Adapters() int {
 	w.mu.Lock()
@@ -300,14 +450,8 @@ func (w *World) Close() {
 	}
 	clear(w.adapters)
 	for _, n := range w.switches {
-		if n.pxe != nil {
-			n.pxe.close()
-		}
-		n.sw.Close()
+		w.closeNetwork(n)
 	}
 	clear(w.switches)
 	w.events.close()
 }
-
-// Subscribe implements control.World.
-func (w *World) Subscribe() (<-chan api.BootEvent, func()) { return w.events.subscribe() }

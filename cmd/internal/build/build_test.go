@@ -64,7 +64,7 @@ func wantNoMore(t *testing.T, before holdings) {
 // settled returns what is held once the runtime's own first needs, such as its poller's, are met.
 func settled(t *testing.T) holdings {
 	t.Helper()
-	w, err := New(config.Default(), t.TempDir(), "test", quiet)
+	w, err := New(config.Default(), Options{Dir: t.TempDir(), Version: "test", Log: quiet})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +112,7 @@ func TestUpAndDown(t *testing.T) {
 	before := settled(t)
 	dir := filepath.Join(t.TempDir(), "sockets")
 	for range 5 {
-		w, err := New(c, dir, "test", quiet)
+		w, err := New(c, Options{Dir: dir, Version: "test", Log: quiet})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -147,7 +147,7 @@ func TestFailureLeavesNothing(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(dir, "z.sock"), nil, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			w, err := New(parse(t, root, c.text), dir, "test", quiet)
+			w, err := New(parse(t, root, c.text), Options{Dir: dir, Log: quiet})
 			if err == nil || !strings.HasPrefix(err.Error(), c.want) {
 				t.Errorf("got %v\nwant %s…", err, c.want)
 			}
@@ -161,12 +161,12 @@ func TestFailureLeavesNothing(t *testing.T) {
 }
 
 func TestAddAdapterRefuses(t *testing.T) {
-	w, err := New(parse(t, t.TempDir(), "switches: [{name: lab, pxe: {}}, {name: other}]"), t.TempDir(), "test", quiet)
+	w, err := New(parse(t, t.TempDir(), "switches: [{name: lab, pxe: {}}, {name: other}]"), Options{Dir: t.TempDir(), Log: quiet})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	if _, err := w.AddAdapter(api.AdapterRequest{Switch: "lab", Name: "web", MAC: "00:15:5d:00:00:01"}); err != nil {
+	if _, err := w.AddAdapter(api.AdapterRequest{Switch: "lab", Name: "web", MAC: "00:15:5d:00:00:01"}, false); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
@@ -182,12 +182,12 @@ func TestAddAdapterRefuses(t *testing.T) {
 		{api.AdapterRequest{Switch: "lab", Name: "db", MAC: "zz"}, `adapter "db": vswitch: "zz" is not an Ethernet address like 00:15:5d:01:02:03`},
 		{api.AdapterRequest{Switch: "lab", Name: "db", MAC: "00:15:5d:00:00:01"}, `adapter "web" has the MAC address 00:15:5d:00:00:01 already: take another for "db"`},
 	} {
-		_, err := w.AddAdapter(c.request)
+		_, err := w.AddAdapter(c.request, false)
 		if err == nil || err.Error() != c.want {
 			t.Errorf("%+v: got %v\nwant %s", c.request, err, c.want)
 		}
 	}
-	if _, err := w.AddAdapter(api.AdapterRequest{Switch: "lab", Name: "db", ROM: []byte("no ROM")}); err == nil || !strings.HasPrefix(err.Error(), `adapter "db": boot ROM: `) {
+	if _, err := w.AddAdapter(api.AdapterRequest{Switch: "lab", Name: "db", ROM: []byte("no ROM")}, false); err == nil || !strings.HasPrefix(err.Error(), `adapter "db": boot ROM: `) {
 		t.Errorf("a ROM that is none: %v", err)
 	}
 	if err := w.RemoveAdapter("db"); err == nil || err.Error() != `there is no adapter "db"` {
@@ -197,7 +197,7 @@ func TestAddAdapterRefuses(t *testing.T) {
 		t.Errorf("%d adapters", n)
 	}
 	// The same address on another switch is another adapter's affair.
-	if _, err := w.AddAdapter(api.AdapterRequest{Switch: "other", Name: "db", MAC: "00:15:5d:00:00:01"}); err != nil {
+	if _, err := w.AddAdapter(api.AdapterRequest{Switch: "other", Name: "db", MAC: "00:15:5d:00:00:01"}, false); err != nil {
 		t.Error(err)
 	}
 }
@@ -205,13 +205,13 @@ func TestAddAdapterRefuses(t *testing.T) {
 // Adapters come and go, with a hypervisor attached and without, and leave nothing.
 func TestAddAndRemove(t *testing.T) {
 	dir := t.TempDir()
-	w, err := New(config.Default(), dir, "test", quiet)
+	w, err := New(config.Default(), Options{Dir: dir, Log: quiet})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer w.Close()
 	cycle := func(i int) {
-		a, err := w.AddAdapter(api.AdapterRequest{Switch: config.DefaultSwitch, Name: "web"})
+		a, err := w.AddAdapter(api.AdapterRequest{Switch: config.DefaultSwitch, Name: "web"}, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -247,7 +247,7 @@ func TestAddAndRemove(t *testing.T) {
 
 func TestStatus(t *testing.T) {
 	dir := t.TempDir()
-	w, err := New(parse(t, dir, "switches: [{name: b}, {name: a, pxe: {}}]\nvms:\n  - {name: web, adapters: [{switch: a, mac: \"00:15:5d:00:00:01\"}, {switch: a, kind: synthetic, mac: \"00:15:5d:00:00:02\"}]}\n"), dir, "v1", quiet)
+	w, err := New(parse(t, dir, "switches: [{name: b}, {name: a, pxe: {}}]\nvms:\n  - {name: web, adapters: [{switch: a, mac: \"00:15:5d:00:00:01\"}, {switch: a, kind: synthetic, mac: \"00:15:5d:00:00:02\"}]}\n"), Options{Dir: dir, Version: "v1", Log: quiet})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -274,13 +274,13 @@ func TestStatus(t *testing.T) {
 // A synthetic adapter comes and goes, with a front end attached, and nothing is left of it.
 func TestSynthetic(t *testing.T) {
 	dir := t.TempDir()
-	w, err := New(parse(t, dir, "switches: [{name: a}]"), dir, "v1", quiet)
+	w, err := New(parse(t, dir, "switches: [{name: a}]"), Options{Dir: dir, Version: "v1", Log: quiet})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer w.Close()
 	cycle := func() {
-		a, err := w.AddAdapter(api.AdapterRequest{Switch: "a", Name: "web", Kind: "synthetic", Queues: 2})
+		a, err := w.AddAdapter(api.AdapterRequest{Switch: "a", Name: "web", Kind: "synthetic", Queues: 2}, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -312,7 +312,7 @@ func TestSynthetic(t *testing.T) {
 		{Switch: "a", Name: "x", Kind: "virtio"},
 		{Switch: "a", Name: "x", Kind: "synthetic", Queues: 129},
 	} {
-		if _, err := w.AddAdapter(r); err == nil {
+		if _, err := w.AddAdapter(r, false); err == nil {
 			t.Errorf("%+v: no error", r)
 		}
 	}
@@ -325,25 +325,32 @@ func TestEvents(t *testing.T) {
 	slow, stopSlow := h.subscribe()
 	defer stopSlow()
 	for i := range backlog + 10 {
-		h.publish(api.BootEvent{Bytes: int64(i)})
-		if e := <-fast; e.Bytes != int64(i) {
-			t.Fatalf("got %d, want %d", e.Bytes, i)
+		h.publish(api.Event{Boot: &api.BootEvent{Bytes: int64(i)}})
+		if e := <-fast; e.Boot.Bytes != int64(i) {
+			t.Fatalf("got %d, want %d", e.Boot.Bytes, i)
 		}
 	}
 	stopFast()
-	h.publish(api.BootEvent{})
+	h.publish(api.Event{})
 	if len(fast) != 0 {
 		t.Error("an event after stop")
 	}
+	<-slow
+	<-slow
+	h.publish(api.Event{Kind: "last"})
 	h.close()
-	n := 0
-	for range slow {
+	n, missed, last := 2, "", ""
+	for e := range slow {
 		n++
+		if e.Kind == api.EventMissed {
+			missed = e.Detail
+		}
+		last = e.Kind
 	}
-	if n != backlog {
-		t.Errorf("the slow one has %d events, want %d", n, backlog)
+	if n != backlog+2 || missed != "11 events" || last != "last" {
+		t.Errorf("the slow one has %d events, want %d; it was told of %q, and last of %q", n, backlog+2, missed, last)
 	}
-	h.publish(api.BootEvent{}) // nobody is there
+	h.publish(api.Event{}) // nobody is there
 	late, stop := h.subscribe()
 	if _, ok := <-late; ok {
 		t.Error("an event after close")
@@ -362,10 +369,10 @@ func TestBootEvent(t *testing.T) {
 		Time: now, Switch: "lab", MAC: mac.String(), IP: "10.0.0.2", Kind: "done", Elapsed: time.Second,
 		Name: "linux", Protocol: "tftp", Size: 7, Bytes: 6, Took: 5, Detail: "x",
 	}
-	if e != want {
-		t.Errorf("got  %+v\nwant %+v", e, want)
+	if e.Kind != api.EventBoot || e.Switch != "lab" || *e.Boot != want {
+		t.Errorf("got  %+v\nwant %+v", *e.Boot, want)
 	}
-	if e := bootEvent("lab", pxe.Event{Kind: pxe.EventDiscover, Client: pxe.Client{MAC: mac, Arch: pxe.ArchEFIX64}}); e.Detail != "UEFI x64" || e.IP != "" {
+	if e := bootEvent("lab", pxe.Event{Kind: pxe.EventDiscover, Client: pxe.Client{MAC: mac, Arch: pxe.ArchEFIX64}}); e.Boot.Detail != "UEFI x64" || e.Boot.IP != "" {
 		t.Errorf("%+v", e)
 	}
 }

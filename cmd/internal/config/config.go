@@ -101,6 +101,9 @@ type VM struct {
 	Adapters []Adapter `yaml:"adapters,omitempty"`
 }
 
+// NoSwitch in place of a switch's name leaves an adapter disconnected.
+const NoSwitch = "none"
+
 // DefaultMemory is that of a guest whose file says nothing of it.
 const DefaultMemory Bytes = 512 << 20
 
@@ -110,7 +113,7 @@ const NoROM = "none"
 // Adapter is one of a VM's network adapters.
 type Adapter struct {
 	Name      string `yaml:"name,omitempty"`   // of its port and socket; "": AdapterName
-	Switch    string `yaml:"switch,omitempty"` // "": DefaultSwitch
+	Switch    string `yaml:"switch,omitempty"` // a name, NoSwitch, or "" for DefaultSwitch
 	Kind      string `yaml:"kind,omitempty"`   // KindLegacy or KindSynthetic; "": legacy
 	MAC       MAC    `yaml:"mac,omitempty"`    // zero: made from the VM's name and the adapter's place
 	BootIndex *int   `yaml:"bootindex,omitempty"`
@@ -528,6 +531,9 @@ func (c *Config) check(file string, text []byte) error {
 		if err := CheckName(s.Name); err != nil {
 			k.failf(path, "switch: name: %v", err)
 		}
+		if s.Name == NoSwitch {
+			k.failf(path+".name", "switch: %q stands for no switch: take another name", s.Name)
+		}
 		if seen[s.Name] {
 			k.failf(path+".name", "a second switch %q", s.Name)
 		}
@@ -564,7 +570,7 @@ func (c *Config) check(file string, text []byte) error {
 				k.failf(path, "a second adapter %q", name)
 			}
 			names[name] = true
-			if !seen[a.Switch] {
+			if !seen[a.Switch] && a.Switch != NoSwitch {
 				k.failf(path, "vm %q: there is no switch %q", vm.Name, a.Switch)
 			}
 			if a.BootIndex != nil && *a.BootIndex < 0 {

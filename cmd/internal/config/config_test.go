@@ -82,7 +82,7 @@ vms:
 		t.Fatal(err)
 	}
 	lan, own, host := c.Switches[0], c.Switches[1], c.Switches[2]
-	if lan.Uplink.Driver != DriverBridge || lan.Management.Name != "vEth-lan" || !lan.HostUses() {
+	if lan.Uplink.Driver != DriverBridge || lan.Management == nil || !lan.HostUses() {
 		t.Errorf("external: %+v, %+v", lan.Uplink, lan.Management)
 	}
 	if own.Management != nil || own.HostUses() {
@@ -174,6 +174,7 @@ func TestParseRefuses(t *testing.T) {
 		{"no room for a pool", "address: 10.9.0.1/24", "address: 10.9.0.1/31", "an IPv4 address with a prefix of at most 30 bits, like 10.21.140.1/24"},
 		{"IPv6", "address: 10.9.0.1/24", `address: "fe80::1/64"`, "an IPv4 address with a prefix"},
 		{"a second switch", "vms:", "  - name: lab\nvms:", `f.yaml:17:11: a second switch "lab"`},
+		{"a switch named none", "name: lab", "name: none", `"none" stands for no switch: take another name`},
 		{"a second VM", "vms:", "vms:\n  - {name: web01}", `f.yaml:19:11: a second VM "web01"`},
 		{"the same adapter twice", "vms:", "vms:\n  - {name: web01-1, adapters: [{switch: lab}]}", `a second adapter "web01-1"`},
 		{"the same MAC address", "- {switch: lab}", `- {switch: lab, mac: "00:15:5d:00:00:01"}`, "web01-1 has the MAC address of web01"},

@@ -32,7 +32,7 @@ const (
 
 // Management is the host's own adapter on an internal or external switch.
 type Management struct {
-	Name    string         `yaml:"name,omitempty"`    // the interface's name; "": vEth- and the switch's name
+	Name    string         `yaml:"name,omitempty"`    // the interface's name; "": vEth- and the switch's name, cut if it is too long
 	Address []netip.Prefix `yaml:"address,omitempty"` // of an internal switch's; an external one's are the NIC's
 	MAC     MAC            `yaml:"mac,omitempty"`     // zero: made from the switch's name; an external one's is the NIC's
 	NAT     bool           `yaml:"nat,omitempty"`     // guests reach the outside with the host's address
@@ -91,11 +91,8 @@ func (s *Switch) completeNetwork() {
 			s.Management = &Management{}
 		}
 	}
-	if m := s.Management; m != nil {
-		m.Name = cmp.Or(m.Name, "vEth-"+s.Name)
-		if m.MAC == (MAC{}) && s.Type == TypeInternal {
-			m.MAC = MAC(DeriveMAC("management." + s.Name))
-		}
+	if m := s.Management; m != nil && m.MAC == (MAC{}) && s.Type == TypeInternal {
+		m.MAC = MAC(DeriveMAC("management." + s.Name))
 	}
 }
 
@@ -151,8 +148,10 @@ func (s *Switch) checkUplink(k *checker, path string) {
 }
 
 func (m *Management) check(k *checker, path string, s *Switch) {
-	if err := checkInterface(m.Name); err != nil {
-		k.failf(path+".name", "switch %q: management: %v: give it a shorter name", s.Name, err)
+	if m.Name != "" {
+		if err := checkInterface(m.Name); err != nil {
+			k.failf(path+".name", "switch %q: management: %v", s.Name, err)
+		}
 	}
 	if s.Type == TypeExternal {
 		if len(m.Address) > 0 || m.NAT || m.MAC != (MAC{}) {

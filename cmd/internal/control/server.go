@@ -1,15 +1,12 @@
 // Package control is the daemon's control protocol: JSON over HTTP on a unix socket that only
-// its owner may open. It answers what there is, gives out adapters that live as long as the
-// connection that asked for them, and streams what happens.
+// its owner, and a group if one is given, may open. It answers what there is, changes it, gives out adapters
+// that live as long as the connection that asked for them, and streams what happens.
 package control
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -18,19 +15,7 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"polder/cmd/internal/api"
 )
-
-// World is what a control server speaks for.
-type World interface {
-	Status() api.Status
-	AddAdapter(api.AdapterRequest) (api.Adapter, error)
-	RemoveAdapter(name string) error
-	// Subscribe returns the boot events from now on until stop is called. A subscriber
-	// that does not keep up misses events.
-	Subscribe() (events <-chan api.BootEvent, stop func())
-}
 
 // maxBody bounds a request's body, in bytes: a boot ROM of 256 KiB in base64, and room for the rest.
 const maxBody = 512 << 10
@@ -38,88 +23,11 @@ const maxBody = 512 << 10
 // requestTime bounds how long a client may take to send a request, and a server to answer one.
 const requestTime = 5 * time.Second
 
+// answerTime bounds how long a client waits for an answer to begin: the host's network may have to settle.
+const answerTime = 30 * time.Second
+
 // maxPath is the longest path, in bytes, that an address of a unix socket has room for.
 const maxPath = 107
-
-// Handler answers the control protocol for w.
-func Handler(w World) http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+api.PathStatus, func(rw http.ResponseWriter, _ *http.Request) {
-		reply(rw, http.StatusOK, w.Status())
-	})
-	mux.HandleFunc("GET "+api.PathEvents, func(rw http.ResponseWriter, r *http.Request) {
-		if r.ContentLength != 0 { // unread, it would hide the end of the connection
-			reply(rw, http.StatusBadRequest, api.Error{Message: "a GET has no body"})
-			return
-		}
-		stream(rw, r, w, nil)
-	})
-	mux.HandleFunc("POST "+api.PathAdapters, func(rw http.ResponseWriter, r *http.Request) {
-		attach(rw, r, w)
-	})
-	return mux
-}
-
-// attach makes an adapter and keeps it for as long as the client stays.
-func attach(rw http.ResponseWriter, r *http.Request, w World) {
-	req, err := readRequest(rw, r)
-	if err != nil {
-		reply(rw, http.StatusBadRequest, api.Error{Message: fmt.Sprintf("cannot read the request: %v", err)})
-		return
-	}
-	a, err := w.AddAdapter(req)
-	if err != nil {
-		reply(rw, http.StatusConflict, api.Error{Message: err.Error()})
-		return
-	}
-	defer w.RemoveAdapter(a.Name)
-	stream(rw, r, w, &a)
-}
-
-// readRequest reads the whole body: only then does net/http watch for the end of the connection.
-func readRequest(rw http.ResponseWriter, r *http.Request) (req api.AdapterRequest, err error) {
-	limit := http.NewResponseController(rw)
-	if err := limit.SetReadDeadline(time.Now().Add(requestTime)); err != nil {
-		return req, err
-	}
-	dec := json.NewDecoder(http.MaxBytesReader(rw, r.Body, maxBody))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&req); err != nil {
-		return req, err
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		return req, errors.New("something follows its JSON object")
-	}
-	return req, limit.SetReadDeadline(time.Time{}) // the stream that follows has no end
-}
-
-// stream writes messages, one line of JSON each, until the client goes.
-func stream(rw http.ResponseWriter, r *http.Request, w World, first *api.Adapter) {
-	events, stop := w.Subscribe()
-	defer stop()
-	rw.Header().Set("Content-Type", "application/x-ndjson")
-	rw.WriteHeader(http.StatusOK)
-	out, flush := json.NewEncoder(rw), http.NewResponseController(rw)
-	if first != nil && out.Encode(api.Message{Adapter: first}) != nil {
-		return
-	}
-	for flush.Flush() == nil {
-		select {
-		case e, ok := <-events:
-			if !ok || out.Encode(api.Message{Boot: &e}) != nil {
-				return
-			}
-		case <-r.Context().Done():
-			return
-		}
-	}
-}
-
-func reply(rw http.ResponseWriter, status int, body any) {
-	rw.Header().Set("Content-Type", "application/json")
-	rw.WriteHeader(status)
-	_ = json.NewEncoder(rw).Encode(body) // the client's connection is its own affair
-}
 
 // Server serves a world on a socket.
 type Server struct {
@@ -132,10 +40,14 @@ type Server struct {
 	err   error          // what Close returns
 }
 
-// Listen serves w on a unix socket at path, which only its owner may open. A socket that a
-// dead daemon left behind is replaced; a live one, and anything that is no socket, is an
-// error. Of two that may start at the same time, see Lock.
-func Listen(path string, w World, log *slog.Logger) (*Server, error) {
+// NoGroup is of a socket that only its owner may open: root's group needs no permission.
+const NoGroup = 0
+
+// Listen serves w on a unix socket at path, which only its owner may open, and the members of
+// the group with the number gid if it is not NoGroup. A socket that a dead daemon left behind is replaced; a
+// live one, and anything that is no socket, is an error. Of two that may start at the same
+// time, see Lock.
+func Listen(path string, gid int, w World, log *slog.Logger) (*Server, error) {
 	if err := vacate(path); err != nil {
 		return nil, err
 	}
@@ -154,8 +66,16 @@ func Listen(path string, w World, log *slog.Logger) (*Server, error) {
 		ln.Close()
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
+	if gid != NoGroup {
+		if err := errors.Join(os.Chown(path, -1, gid), os.Chmod(path, 0o660)); err != nil {
+			ln.Close()
+			os.Remove(path)
+			return nil, fmt.Errorf("control socket: cannot give it to group %d: %w", gid, err)
+		}
+	}
 	s.http = &http.Server{
-		Handler:           Handler(w),
+		Handler:           logChanges(Handler(w), log),
+		ConnContext:       withPeer,
 		ReadHeaderTimeout: requestTime,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
@@ -245,87 +165,30 @@ func Alive(path string) bool {
 	return true
 }
 
-// Client asks a daemon.
-type Client struct {
-	http *http.Client
-}
+// peerKey is of the peer's credentials in a connection's context.
+type peerKey struct{}
 
-// Dial returns a client of the daemon at the socket. It connects at the first request.
-func Dial(path string) *Client {
-	return &Client{&http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", path)
-		},
-		DisableKeepAlives:     true, // a client asks once or twice
-		ResponseHeaderTimeout: 2 * requestTime,
-	}}}
-}
-
-// Status asks what the daemon is and has.
-func (c *Client) Status(ctx context.Context) (api.Status, error) {
-	var s api.Status
-	body, err := c.do(ctx, http.MethodGet, api.PathStatus, http.NoBody)
+// withPeer notes who has connected.
+func withPeer(ctx context.Context, c net.Conn) context.Context {
+	raw, err := c.(*net.UnixConn).SyscallConn()
 	if err != nil {
-		return s, err
+		return ctx
 	}
-	defer body.Close()
-	return s, json.NewDecoder(body).Decode(&s)
+	var peer *syscall.Ucred
+	if err := raw.Control(func(fd uintptr) {
+		peer, err = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
+	}); err != nil || peer == nil {
+		return ctx
+	}
+	return context.WithValue(ctx, peerKey{}, peer)
 }
 
-// Attach asks for an adapter. It lives until the stream is closed.
-func (c *Client) Attach(ctx context.Context, req api.AdapterRequest) (api.Adapter, *Stream, error) {
-	text, err := json.Marshal(req)
-	if err != nil {
-		return api.Adapter{}, nil, err
-	}
-	body, err := c.do(ctx, http.MethodPost, api.PathAdapters, bytes.NewReader(text))
-	if err != nil {
-		return api.Adapter{}, nil, err
-	}
-	s := &Stream{body: body, dec: json.NewDecoder(body)}
-	m, err := s.Next()
-	if err == nil && m.Adapter == nil {
-		err = errors.New("the daemon answered without an adapter")
-	}
-	if err != nil {
-		s.Close()
-		return api.Adapter{}, nil, err
-	}
-	return *m.Adapter, s, nil
+// logChanges tells who has changed what.
+func logChanges(next http.Handler, log *slog.Logger) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if peer, ok := r.Context().Value(peerKey{}).(*syscall.Ucred); ok && r.Method != http.MethodGet {
+			log.Info("asked by an operator", "method", r.Method, "path", r.URL.Path, "uid", peer.Uid, "pid", peer.Pid)
+		}
+		next.ServeHTTP(rw, r)
+	})
 }
-
-func (c *Client) do(ctx context.Context, method, path string, body io.Reader) (io.ReadCloser, error) {
-	req, err := http.NewRequestWithContext(ctx, method, "http://polder"+path, body)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	if resp.StatusCode == http.StatusOK {
-		return resp.Body, nil
-	}
-	defer resp.Body.Close()
-	var e api.Error
-	if json.NewDecoder(io.LimitReader(resp.Body, maxBody)).Decode(&e) != nil || e.Message == "" {
-		return nil, errors.New(resp.Status)
-	}
-	return nil, errors.New(e.Message)
-}
-
-// Stream is a sequence of messages from the daemon.
-type Stream struct {
-	body io.ReadCloser
-	dec  *json.Decoder
-}
-
-// Next waits for the next message; io.EOF or another error ends the stream.
-func (s *Stream) Next() (api.Message, error) {
-	var m api.Message
-	err := s.dec.Decode(&m)
-	return m, err
-}
-
-// Close ends the stream, and with it the adapter it was asked for with.
-func (s *Stream) Close() error { return s.body.Close() }

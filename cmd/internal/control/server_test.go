@@ -21,19 +21,20 @@ import (
 
 // fakeWorld has adapters by name, and tells of each that comes and goes.
 type fakeWorld struct {
+	World    // what the tests do not ask for
 	mu       sync.Mutex
 	adapters map[string]bool
-	subs     map[chan api.BootEvent]bool
+	subs     map[chan api.Event]bool
 	removed  chan string
 }
 
 func newFakeWorld() *fakeWorld {
-	return &fakeWorld{adapters: map[string]bool{}, subs: map[chan api.BootEvent]bool{}, removed: make(chan string, 100)}
+	return &fakeWorld{adapters: map[string]bool{}, subs: map[chan api.Event]bool{}, removed: make(chan string, 100)}
 }
 
 func (w *fakeWorld) Status() api.Status { return api.Status{Version: "test", PID: os.Getpid()} }
 
-func (w *fakeWorld) AddAdapter(r api.AdapterRequest) (api.Adapter, error) {
+func (w *fakeWorld) AddAdapter(r api.AdapterRequest, _ bool) (api.Adapter, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.adapters[r.Name] {
@@ -51,8 +52,8 @@ func (w *fakeWorld) RemoveAdapter(name string) error {
 	return nil
 }
 
-func (w *fakeWorld) Subscribe() (<-chan api.BootEvent, func()) {
-	ch := make(chan api.BootEvent, 10)
+func (w *fakeWorld) Subscribe() (<-chan api.Event, func()) {
+	ch := make(chan api.Event, 10)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.subs[ch] = true
@@ -63,7 +64,7 @@ func (w *fakeWorld) Subscribe() (<-chan api.BootEvent, func()) {
 	}
 }
 
-func (w *fakeWorld) publish(e api.BootEvent) {
+func (w *fakeWorld) publish(e api.Event) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for ch := range w.subs {
@@ -81,7 +82,7 @@ func (w *fakeWorld) count() int {
 func serve(t *testing.T, w World) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "c.sock")
-	s, err := Listen(path, w, slog.New(slog.DiscardHandler))
+	s, err := Listen(path, NoGroup, w, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +136,7 @@ func TestChunkedRequestEndsWithItsConnection(t *testing.T) {
 	w := newFakeWorld()
 	conn := dial(t, serve(t, w))
 	body := `{"switch":"lab","name":"a"}`
-	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", api.PathAdapters, len(body), body)
+	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", api.PathTemporary, len(body), body)
 	if line := firstLine(t, conn); line != "HTTP/1.1 200 OK" {
 		t.Fatal(line)
 	}
@@ -153,7 +154,7 @@ func TestStreamCarriesEvents(t *testing.T) {
 	}
 	defer stream.Close()
 	for _, kind := range []string{"discover", "ack"} {
-		w.publish(api.BootEvent{Kind: kind, MAC: "00:15:5d:00:00:01"})
+		w.publish(api.Event{Kind: api.EventBoot, Boot: &api.BootEvent{Kind: kind, MAC: "00:15:5d:00:00:01"}})
 		if m, err := stream.Next(); err != nil || m.Boot == nil || m.Boot.Kind != kind {
 			t.Errorf("got %+v, %v; want %s", m, err, kind)
 		}
@@ -165,7 +166,7 @@ func TestStreamCarriesEvents(t *testing.T) {
 func TestCloseTakesAdaptersAway(t *testing.T) {
 	w := newFakeWorld()
 	path := filepath.Join(t.TempDir(), "c.sock")
-	s, err := Listen(path, w, slog.New(slog.DiscardHandler))
+	s, err := Listen(path, NoGroup, w, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -203,19 +204,19 @@ func TestBadRequests(t *testing.T) {
 	w := newFakeWorld()
 	path := serve(t, w)
 	post := func(body string) string {
-		return fmt.Sprintf("POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", api.PathAdapters, len(body), body)
+		return fmt.Sprintf("POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", api.PathTemporary, len(body), body)
 	}
 	for _, c := range []struct{ name, request, status, body string }{
 		{"no HTTP", "\x00\x01\x02\x03\r\n\r\n", "HTTP/1.1 400 Bad Request", ""},
 		{"a header without end", "GET / HTTP/1.1\r\nX: " + strings.Repeat("x", 64<<10), "HTTP/1.1 431 Request Header Fields Too Large", ""},
-		{"no such path", "GET /v1/nothing HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 404 Not Found", ""},
-		{"wrong method", "DELETE " + api.PathStatus + " HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 405 Method Not Allowed", ""},
+		{"no such path", "GET /v1/nothing HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 404 Not Found", "there is nothing at /v1/nothing: /v1/openapi.yaml describes what there is"},
+		{"wrong method", "DELETE " + api.PathStatus + " HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 405 Method Not Allowed", "/v1/status does not take DELETE: it takes GET, HEAD"},
 		{"no JSON", post("name=a"), "HTTP/1.1 400 Bad Request", "cannot read the request: invalid character"},
 		{"nothing", post(""), "HTTP/1.1 400 Bad Request", "cannot read the request: EOF"},
 		{"wrong type", post(`{"name":7}`), "HTTP/1.1 400 Bad Request", "cannot read the request: json: cannot unmarshal number"},
 		{"unknown key", post(`{"name":"a","colour":"red"}`), "HTTP/1.1 400 Bad Request", `unknown field \"colour\"`},
 		{"two objects", post(`{"name":"a"}{"name":"b"}`), "HTTP/1.1 400 Bad Request", "something follows its JSON object"},
-		{"more than is read", post(`{"name":"` + strings.Repeat("a", maxBody) + `"}`), "HTTP/1.1 400 Bad Request", "request body too large"},
+		{"more than is read", post(`{"name":"` + strings.Repeat("a", maxBody) + `"}`), "HTTP/1.1 413 Request Entity Too Large", "the request's body is longer than 524288 bytes"},
 		{"events with a body", "GET " + api.PathEvents + " HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}", "HTTP/1.1 400 Bad Request", "a GET has no body"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -257,8 +258,8 @@ func TestSlowRequests(t *testing.T) {
 	path := serve(t, w)
 	for _, part := range []string{
 		"",
-		"POST " + api.PathAdapters + " HT",
-		"POST " + api.PathAdapters + " HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{\"name\":",
+		"POST " + api.PathTemporary + " HT",
+		"POST " + api.PathTemporary + " HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{\"name\":",
 	} {
 		io.WriteString(dial(t, path), part)
 	}
@@ -284,7 +285,7 @@ func TestOccupiedPath(t *testing.T) {
 		if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, err := Listen(path, newFakeWorld(), log)
+		_, err := Listen(path, NoGroup, newFakeWorld(), log)
 		if want := path + " is in the way and is no socket: remove it, or choose another --runtime-dir"; err == nil || err.Error() != want {
 			t.Errorf("got %v\nwant %s", err, want)
 		}
@@ -300,7 +301,7 @@ func TestOccupiedPath(t *testing.T) {
 		}
 		ln.SetUnlinkOnClose(false)
 		ln.Close()
-		s, err := Listen(path, newFakeWorld(), log)
+		s, err := Listen(path, NoGroup, newFakeWorld(), log)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -310,12 +311,12 @@ func TestOccupiedPath(t *testing.T) {
 		}
 	})
 	t.Run("a live one's is not", func(t *testing.T) {
-		s, err := Listen(path, newFakeWorld(), log)
+		s, err := Listen(path, NoGroup, newFakeWorld(), log)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer s.Close()
-		_, err = Listen(path, newFakeWorld(), log)
+		_, err = Listen(path, NoGroup, newFakeWorld(), log)
 		if want := path + ": another polder answers there: stop it, or choose another --runtime-dir"; err == nil || err.Error() != want {
 			t.Errorf("got %v\nwant %s", err, want)
 		}
@@ -324,7 +325,7 @@ func TestOccupiedPath(t *testing.T) {
 		}
 	})
 	t.Run("another's that took its place stays", func(t *testing.T) {
-		s, err := Listen(path, newFakeWorld(), log)
+		s, err := Listen(path, NoGroup, newFakeWorld(), log)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -342,14 +343,14 @@ func TestOccupiedPath(t *testing.T) {
 		}
 	})
 	t.Run("no directory", func(t *testing.T) {
-		_, err := Listen(filepath.Join(dir, "none", "c.sock"), newFakeWorld(), log)
+		_, err := Listen(filepath.Join(dir, "none", "c.sock"), NoGroup, newFakeWorld(), log)
 		if !errors.Is(err, syscall.ENOENT) {
 			t.Errorf("got %v", err)
 		}
 	})
 	t.Run("too long", func(t *testing.T) {
 		long := filepath.Join(dir, strings.Repeat("x", maxPath))
-		_, err := Listen(long, newFakeWorld(), log)
+		_, err := Listen(long, NoGroup, newFakeWorld(), log)
 		if want := fmt.Sprintf("%s: the path has %d bytes and a socket's can have 107: choose a shorter --runtime-dir", long, len(long)); err == nil || err.Error() != want {
 			t.Errorf("got %v\nwant %s", err, want)
 		}
@@ -406,7 +407,7 @@ func TestOtherServers(t *testing.T) {
 		{"closes", "", "EOF"},
 		{"no HTTP", "SSH-2.0-x\r\n", "malformed HTTP"},
 		{"an error without text", "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n", "500 Internal Server Error"},
-		{"no adapter", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "the daemon answered without an adapter"},
+		{"no adapter", "HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\ndata: {}\r\n\n", "the daemon answered without an adapter"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			answers <- c.answer
