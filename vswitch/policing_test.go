@@ -446,7 +446,7 @@ func TestStatic(t *testing.T) {
 // TestStormLimit sends bursts and waits. Each second is worth as many frames.
 func TestStormLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := vswitch.New(vswitch.Config{})
+		s := vswitch.New(vswitch.Config{MaxMACs: 16})
 		defer s.Close()
 		a := join(t, s, "a", vswitch.PortOptions{StormLimit: 20})
 		b := join(t, s, "b", vswitch.PortOptions{})
@@ -481,9 +481,8 @@ func TestStormLimit(t *testing.T) {
 
 func TestBandwidth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := vswitch.New(vswitch.Config{})
+		s := vswitch.New(vswitch.Config{MaxMACs: 16})
 		defer s.Close()
-		const frames = 100
 		a := join(t, s, "a", vswitch.PortOptions{Bandwidth: 100e6})
 		c := join(t, s, "c", vswitch.PortOptions{Bandwidth: 8000})
 		join(t, s, "b", vswitch.PortOptions{})
