@@ -74,7 +74,7 @@ func (h host) check(p *Plan) error {
 		if v.Silent {
 			refuse("the nftables table netdev %s is there: another switch has taken it, or remove it with `%s`", silencer(nic), silenceCommand(nic, false))
 		}
-		if v.Settings["ipv4/conf/*/mc_forwarding"] == "1" || v.Settings["ipv6/conf/*/mc_forwarding"] == "1" {
+		if v.Settings[mcForwarding] == "1" {
 			refuse("a multicast router runs on it: stop it first")
 		}
 	}
@@ -198,7 +198,7 @@ func checkObject(o *object, nic, device string, all []object, refuse func(string
 			return
 		}
 		for _, x := range all {
-			if x.Kind == route && !x.names(nic) && sameDestination(o, &x) && !isLinkWide(o) {
+			if x.Kind == route && !x.names(nic) && x.key() != o.key() && sameDestination(o, &x) && !isLinkWide(o) {
 				refuse("the routes `%s` and `%s` differ in nothing but their order: give one a metric", o, &x)
 			}
 		}

@@ -52,7 +52,7 @@ func (p stepper) converge(want state, devices ...string) error {
 		}
 		steps := difference(is, want, devices, round == 0)
 		if len(steps) == 0 && round > 0 {
-			return await(want, devices)
+			return p.await(want, devices)
 		}
 		if round == rounds {
 			return fmt.Errorf("the host's network is not as wanted: still to do: %s", steps[0].text)
@@ -65,21 +65,34 @@ func (p stepper) converge(want state, devices ...string) error {
 	}
 }
 
-// await waits until the kernel has taken up the IPv6 addresses, which it does in its own time: then
-// their routes in the table local are there.
-func await(want state, devices []string) error {
-	for end := time.Now().Add(patience); ; time.Sleep(patience / 300) {
+// await waits for what only the kernel can do: it takes up IPv6 addresses in its own time, and then their routes in the
+// table local are there; and it hears from the routers that it has asked. A router that stays silent
+// is no error: the stopgap serves as long as the router's word holds.
+func (p stepper) await(want state, devices []string) error {
+	begin := time.Now()
+	for ; ; time.Sleep(patience / 300) {
 		is, err := read(devices...)
 		if err != nil {
 			return err
 		}
-		missing := slices.DeleteFunc(want.of(route), func(o object) bool { return !o.own() || is.has(&o) })
-		if len(missing) == 0 {
-			return nil
+		missing := func(which func(*object) bool) []object {
+			return slices.DeleteFunc(want.of(route), func(o object) bool { return !which(&o) || is.has(&o) })
 		}
-		if time.Now().After(end) {
-			return fmt.Errorf("the kernel has not made the route %s", &missing[0])
+		own, advertised := missing((*object).own), missing(func(o *object) bool { return o.Advertised })
+		if len(own) > 0 && time.Since(begin) > patience {
+			return fmt.Errorf("the kernel has not made the route %s", &own[0])
 		}
+		if len(own) > 0 || len(advertised) > 0 && time.Since(begin) < patience/2 {
+			continue
+		}
+		for _, o := range want.of(route) {
+			if gap := stopgap(o); o.Advertised && is.has(&o) && is.has(&gap) {
+				if err := p.do(change(gap, "delete")); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
 	}
 }
 
@@ -125,7 +138,7 @@ func difference(is, want state, devices []string, foreseen bool) []step {
 	add(addressesOut(is, want, devices)...)
 	add(routesOut(is, want, foreseen)...)
 	add(routesIn(is, want, foreseen)...)
-	add(others(is, want)...)
+	add(others(is, want, foreseen)...)
 	// The kernel makes no link-local address if it is there already.
 	for _, w := range want.Links {
 		mode, ok := w.Settings[addrGenMode]
@@ -208,7 +221,7 @@ func madeByRouter(o *object) bool {
 func routesOut(is, want state, foreseen bool) []step {
 	var steps []step
 	for _, o := range is.of(route) {
-		if want.has(&o) || o.advertised() || o.own() {
+		if want.has(&o) || o.Advertised || o.own() {
 			continue
 		}
 		// A device that goes, or that loses its addresses, loses its routes.
@@ -232,7 +245,7 @@ func routesIn(is, want state, foreseen bool) []step {
 		if foreseen && o.derived() || o.own() || is.has(&o) {
 			continue
 		}
-		if o.advertised() {
+		if o.Advertised {
 			o = stopgap(o)
 			if is.has(&o) {
 				continue
@@ -261,8 +274,8 @@ func stopgap(o object) object {
 	return o.withAttr(unix.RTA_PRIORITY, appendU32(nil, o.metric()+1))
 }
 
-// others changes rules and neighbours.
-func others(is, want state) []step {
+// others changes rules and neighbours. A device that loses its last address of a family loses its neighbours.
+func others(is, want state, foreseen bool) []step {
 	var steps []step
 	for _, k := range []kind{rule, neighbour} {
 		for _, o := range want.of(k) {
@@ -271,7 +284,8 @@ func others(is, want state) []step {
 			}
 		}
 		for _, o := range is.of(k) {
-			if !want.has(&o) && (k == rule || want.find(o.Dev) != nil) {
+			gone := k == neighbour && (want.find(o.Dev) == nil || foreseen && !hasAddress(want, o.Dev, o.family()))
+			if !want.has(&o) && !gone {
 				steps = append(steps, change(o, "delete"))
 			}
 		}

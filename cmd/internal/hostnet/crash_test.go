@@ -3,6 +3,7 @@ package hostnet
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -23,7 +24,7 @@ const (
 // before a step of the leaf. It ends by itself if there are fewer steps.
 func crash() {
 	at, _ := strconv.Atoi(os.Getenv(crashAt))
-	dir, leaf := os.Getenv(crashDir), os.Getenv(crashLeaf)
+	dir, leaf, driver := os.Getenv(crashDir), os.Getenv(crashLeaf), Driver(os.Getenv(crashKind))
 	armed, n := leaf == "commit", 0
 	around := func(_ string, run func() error) error {
 		if armed {
@@ -41,7 +42,7 @@ func crash() {
 			_, err := recoverAll(dir, slog.Default(), stepper{around})
 			return err
 		}
-		p, err := planExternal(External{Switch: "LAN", NIC: "eth0", Driver: Driver(os.Getenv(crashKind))}, host{run: dir, sys: dir})
+		p, err := planExternal(External{Switch: "LAN", NIC: "eth0", Driver: driver}, host{run: dir, sys: dir})
 		if err != nil {
 			return err
 		}
@@ -50,7 +51,10 @@ func crash() {
 		if err != nil {
 			return err
 		}
-		if err := t.Commit(context.Background(), 0); err != nil || leaf == "commit" {
+		if driver == Packet {
+			startRelay(func(f string, a ...any) { panic(fmt.Sprintf(f, a...)) }, t.Device(), "eth0")
+		}
+		if err := t.Commit(context.Background(), 0, nil); err != nil || leaf == "commit" {
 			return err
 		}
 		armed = true
@@ -81,24 +85,32 @@ func crashes(t *testing.T, dir, leaf string, driver Driver, at int) bool {
 
 // A process that is killed before any step leaves a host that, after the next start, is exactly as it was before the
 // take-over, or exactly as after it.
-func TestKilledAtEachStep(t *testing.T) {
+func TestKilledInBridgeCommit(t *testing.T)   { killAtEachStep(t, Bridge, "commit") }
+func TestKilledInBridgeRollback(t *testing.T) { killAtEachStep(t, Bridge, "rollback") }
+func TestKilledInPacketCommit(t *testing.T)   { killAtEachStep(t, Packet, "commit") }
+func TestKilledInPacketRollback(t *testing.T) { killAtEachStep(t, Packet, "rollback") }
+
+func killAtEachStep(t *testing.T, driver Driver, leaf string) {
+	if !isolated(t) {
+		return
+	}
 	h, _ := newHost(t)
-	h.run(`ip addr add 10.0.0.2/24 dev eth0; ip addr add 10.0.0.3/24 dev eth0; ip addr add 10.0.1.2/24 dev eth0 valid_lft 3600 preferred_lft 3600
-ip addr add 2001:db8::2/64 dev eth0 nodad
-ip route add default via 10.0.0.1
-ip route add 10.50.0.0/16 via 10.0.1.1 table 100
-ip -6 route add default via 2001:db8::1 dev eth0
-ip rule add priority 100 iif eth0 lookup 100
-ip neigh add 10.0.0.77 lladdr 02:00:00:00:00:77 dev eth0 nud permanent
-sysctl -qw net.ipv4.conf.eth0.rp_filter=1`)
+	inhabit(h)
 	log, _ := testLog(t)
 	before := h.snapshot()
 	dir := t.TempDir()
-	if crashes(t, dir, "commit", Bridge, 1000) {
+	if crashes(t, dir, "commit", driver, 1000) {
 		t.Fatal("more than 1000 steps")
 	}
+	dead := func() { // the TAP of a process that is gone
+		if driver == Packet {
+			h.waitFor("ip route show default", "linkdown")
+		}
+	}
+	dead()
 	after := h.snapshot()
 	back := func() {
+		t.Helper()
 		to, err := Resume(dir, "LAN", log)
 		if err != nil {
 			t.Fatal(err)
@@ -109,23 +121,48 @@ sysctl -qw net.ipv4.conf.eth0.rp_filter=1`)
 		same(t, "rollback", before, h.snapshot())
 	}
 	back()
-	for _, leaf := range []string{"commit", "rollback"} {
-		for at := 0; ; at++ {
-			killed := crashes(t, dir, leaf, Bridge, at)
-			kept, err := Recover(dir, log)
-			if err != nil {
-				t.Fatalf("%s, step %d: %v", leaf, at, err)
-			}
-			if len(kept) > 0 {
-				same(t, leaf+", step "+strconv.Itoa(at), after, h.snapshot())
-				back()
-			} else {
-				same(t, leaf+", step "+strconv.Itoa(at), before, h.snapshot())
-			}
-			if !killed {
-				t.Logf("%s: %d steps", leaf, at)
-				break
-			}
+	for at := 0; ; at++ {
+		killed := crashes(t, dir, leaf, driver, at)
+		kept, err := Recover(dir, log)
+		if err != nil {
+			t.Fatalf("%s, step %d: %v", leaf, at, err)
+		}
+		if len(kept) > 0 {
+			dead()
+			same(t, leaf+", step "+strconv.Itoa(at), after, h.snapshot())
+			back()
+		} else {
+			same(t, leaf+", step "+strconv.Itoa(at), before, h.snapshot())
+		}
+		if !killed {
+			t.Logf("%s by %s: killed before each of %d steps", leaf, driver, at)
+			break
+		}
+	}
+}
+
+// A recovery that is killed is ended by the next.
+func TestKilledInRecovery(t *testing.T) {
+	if !isolated(t) {
+		return
+	}
+	h, _ := newHost(t)
+	inhabit(h)
+	log, _ := testLog(t)
+	before := h.snapshot()
+	dir := t.TempDir()
+	for at := 0; ; at++ {
+		if !crashes(t, dir, "commit", Bridge, 20) { // with addresses on both devices
+			t.Fatal("fewer than 20 steps")
+		}
+		killed := crashes(t, dir, "recover", Bridge, at)
+		if _, err := Recover(dir, log); err != nil {
+			t.Fatalf("step %d: %v", at, err)
+		}
+		same(t, "recovery, step "+strconv.Itoa(at), before, h.snapshot())
+		if !killed {
+			t.Logf("killed before each of %d steps", at)
+			break
 		}
 	}
 }

@@ -3,6 +3,9 @@ package hostnet
 import (
 	"context"
 	"fmt"
+	"os"
+	"strings"
+	"sync"
 	"testing"
 )
 
@@ -42,6 +45,7 @@ ip -6 neigh add 2001:db8::77 lladdr 02:00:00:00:00:77 dev eth0 nud permanent
 ip -6 neigh add proxy 2001:db8::99 dev eth0
 sysctl -qw net.ipv4.conf.eth0.rp_filter=2 net.ipv4.conf.eth0.arp_ignore=1 net.ipv6.conf.eth0.accept_ra=2 net.ipv4.neigh.eth0.gc_stale_time=61`)
 	h.waitFor("ip -6 addr show dev eth1 scope link -tentative; ip -6 route show table local dev eth1", "local fe80")
+	h.waitFor("ip -6 route show table local dev eth0 | wc -l", "5") // four addresses, and multicast
 }
 
 func plan(t *testing.T, e External) *Plan {
@@ -53,26 +57,97 @@ func plan(t *testing.T, e External) *Plan {
 	return p
 }
 
-func TestTakeOverAndBack(t *testing.T) {
-	h, router := newHost(t)
-	furnish(h, router)
-	before := h.snapshot()
-	p := plan(t, External{Switch: "LAN", NIC: "eth0", Driver: Bridge})
-	same(t, "a plan", before, h.snapshot())
+// inhabit gives the host's eth0 what a server has, at least.
+func inhabit(h *machine) {
+	h.run(`ip addr add 10.0.0.2/24 dev eth0; ip addr add 10.0.0.3/24 dev eth0; ip addr add 10.0.1.2/24 dev eth0 valid_lft 3600 preferred_lft 3600
+ip addr add 2001:db8::2/64 dev eth0 nodad
+ip route add default via 10.0.0.1
+ip route add 10.50.0.0/16 via 10.0.1.1 table 100
+ip -6 route add default via 2001:db8::1 dev eth0
+ip rule add priority 100 iif eth0 lookup 100
+ip neigh add 10.0.0.77 lladdr 02:00:00:00:00:77 dev eth0 nud permanent
+sysctl -qw net.ipv4.conf.eth0.rp_filter=1`)
+	h.waitFor("ip -6 route show table local dev eth0", "2001:db8::2")
+}
 
+// takeOver plans and begins, and for the driver packet makes the switch, which stops when the test ends or says so.
+func takeOver(t *testing.T, e External, dir string) (_ *Takeover, stop func()) {
+	t.Helper()
 	log, _ := testLog(t)
-	dir := t.TempDir()
-	to, err := p.Begin(dir, log)
+	to, err := plan(t, e).Begin(dir, log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := to.Commit(context.Background(), 0); err != nil {
+	stop = func() {}
+	if e.Driver == Packet && !e.Exclusive {
+		stop = sync.OnceFunc(startRelay(t.Fatalf, to.Device(), e.NIC))
+		t.Cleanup(stop)
+	}
+	return to, stop
+}
+
+func commit(t *testing.T, to *Takeover) {
+	t.Helper()
+	if err := to.Commit(context.Background(), 0, nil); err != nil {
 		t.Fatal(err)
 	}
-	h.reaches("10.0.0.1", "2001:db8::1", "10.0.1.1 10.0.1.2")
-	router.reaches("10.0.0.2", "10.0.0.3", "2001:db8::2")
+}
+
+func rollback(t *testing.T, to *Takeover) {
+	t.Helper()
 	if err := to.Rollback(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// Everything that can be on a NIC moves, works in its new place, and comes back exactly.
+func TestBridgeAndBack(t *testing.T) { takeOverAndBack(t, Bridge) }
+func TestPacketAndBack(t *testing.T) { takeOverAndBack(t, Packet) }
+
+func takeOverAndBack(t *testing.T, driver Driver) {
+	if !isolated(t) {
+		return
+	}
+	h, router := newHost(t)
+	furnish(h, router)
+	before := h.snapshot()
+	e := External{Switch: "LAN", NIC: "eth0", Driver: driver}
+	p := plan(t, e)
+	t.Logf("plan:\n%s", p)
+	same(t, "a plan", before, h.snapshot())
+
+	dir := t.TempDir()
+	to, stop := takeOver(t, e, dir)
+	commit(t, to)
+	h.reaches("10.0.0.1", "2001:db8::1", "10.0.1.1 10.0.1.2")
+	router.reaches("10.0.0.2", "10.0.0.3", "2001:db8::2")
+	if out := h.run("ip addr show dev eth0; ip route show table all dev eth0; ip -6 route show table all dev eth0; ip neigh show dev eth0 nud permanent"); strings.Contains(out, "inet") || strings.Contains(out, "10.") || strings.Contains(out, "::") {
+		t.Errorf("left on the NIC:\n%s", out)
+	}
+	rollback(t, to)
+	stop()
 	same(t, "rollback", before, h.snapshot())
+	if left, _ := os.ReadDir(dir); len(left) > 0 {
+		t.Errorf("the state directory holds %v", left)
+	}
+}
+
+// The commands that the plan prints do, in a shell, what Commit does.
+func TestPlanIsWhatIsDone(t *testing.T) {
+	if !isolated(t) {
+		return
+	}
+	h, router := newHost(t)
+	furnish(h, router)
+	e := External{Switch: "LAN", NIC: "eth0", Driver: Bridge}
+	script := plan(t, e).String()
+	to, _ := takeOver(t, e, t.TempDir())
+	commit(t, to)
+	h.reaches("10.0.0.1")
+	after := h.snapshot()
+	rollback(t, to)
+	h.run(script)
+	h.waitFor("ip -6 route show table local dev vEth-LAN", "local fe80")
+	h.reaches("10.0.0.1")
+	same(t, "the plan's commands", after, h.snapshot())
 }

@@ -13,9 +13,8 @@ import (
 // journal is what has to be known after a crash: what the host was like, and whether the
 // take-over was kept. It is on the disk before the first change.
 type journal struct {
-	Format    int    // journalFormat
-	Boot      string // of which boot; another one began with nothing taken over
-	Namespace string // of which network namespace
+	Format int // journalFormat
+	Place  place
 
 	External  External
 	Device    string   // the host's own adapter, "" for none
@@ -26,30 +25,43 @@ type journal struct {
 }
 
 const (
-	journalFormat = 1
-	suffix        = ".takeover"
+	journalFormat  = 1
+	takeoverSuffix = ".takeover"
 )
 
 // journalPath is the file of a switch's take-over.
-func journalPath(dir, switchName string) string { return filepath.Join(dir, switchName+suffix) }
+func journalPath(dir, switchName string) string { return filepath.Join(dir, switchName+takeoverSuffix) }
 
-// here tells where the journal is valid: this boot, this network namespace.
-func here() (boot, namespace string, err error) {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", "", err
-	}
-	namespace, err = os.Readlink("/proc/self/ns/net")
-	return strings.TrimSpace(string(b)), namespace, err
+// place is where a journal is valid.
+type place struct {
+	Boot      string // another one began with nothing taken over
+	Namespace string // of the network
 }
 
-// write puts the journal on the disk, whole or not at all.
-func (j *journal) write(dir string) (err error) {
-	text, err := json.MarshalIndent(j, "", " ")
+func here() (p place, err error) {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err == nil {
+		p.Boot = strings.TrimSpace(string(boot))
+		p.Namespace, err = os.Readlink("/proc/self/ns/net")
+	}
+	if err != nil {
+		return p, fmt.Errorf("journal: %w", err)
+	}
+	return p, nil
+}
+
+// write puts the journal on the disk.
+func (j *journal) write(dir string) error { return store(journalPath(dir, j.External.Switch), j) }
+
+// remove takes the journal away: nothing is taken over any more.
+func (j *journal) remove(dir string) error { return forget(journalPath(dir, j.External.Switch)) }
+
+// store writes a file, whole or not at all, and returns when it is on the disk.
+func store(path string, v any) error {
+	text, err := json.MarshalIndent(v, "", " ")
 	if err != nil {
 		return err
 	}
-	path := journalPath(dir, j.External.Switch)
 	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return fmt.Errorf("journal: %w", err)
@@ -62,7 +74,7 @@ func (j *journal) write(dir string) (err error) {
 		err = os.Rename(path+".new", path)
 	}
 	if err == nil {
-		err = syncDir(dir)
+		err = syncDir(filepath.Dir(path))
 	}
 	if err != nil {
 		return fmt.Errorf("journal: %w", err)
@@ -70,14 +82,14 @@ func (j *journal) write(dir string) (err error) {
 	return nil
 }
 
-// remove takes the journal away: nothing is taken over any more.
-func (j *journal) remove(dir string) error {
-	err := os.Remove(journalPath(dir, j.External.Switch))
+// forget removes a file; that there is none is no error.
+func forget(path string) error {
+	err := os.Remove(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
+		return nil
 	}
 	if err == nil {
-		err = syncDir(dir)
+		err = syncDir(filepath.Dir(path))
 	}
 	if err != nil {
 		return fmt.Errorf("journal: %w", err)
@@ -108,18 +120,15 @@ func readJournal(dir, switchName string) (*journal, error) {
 	if j.Format != journalFormat || j.External.Switch != switchName {
 		return nil, fmt.Errorf("journal %s: format %d of switch %q is not this program's: put the network back with the Polder that wrote it", journalPath(dir, switchName), j.Format, j.External.Switch)
 	}
-	boot, ns, err := here()
-	if err != nil {
-		return nil, fmt.Errorf("journal: %w", err)
-	}
-	if j.Boot != boot || j.Namespace != ns {
-		return nil, nil
+	place, err := here()
+	if err != nil || j.Place != place {
+		return nil, err
 	}
 	return j, nil
 }
 
-// journals lists the switches that have one.
-func journals(dir string) ([]string, error) {
+// journals lists the switches that have a journal of a sort, which its file's suffix tells.
+func journals(dir, suffix string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil

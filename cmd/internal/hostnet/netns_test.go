@@ -3,6 +3,7 @@ package hostnet
 import (
 	"bytes"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"net"
@@ -18,38 +19,50 @@ import (
 	"time"
 )
 
-// The tests have a network namespace of their own: the test binary runs itself again in it, and, if it is
-// not root's, in a user namespace in which it is. Other machines are processes in further namespaces that do nothing
+// Each test has a network namespace of its own: the test binary runs itself again in it for that one test, and, if it is
+// not root's, in a user namespace in which it is. Other machines are processes in further namespaces, which do nothing
 // but be there.
 const (
 	roleEnv   = "HOSTNET_ROLE"
-	roleTests = "tests"
+	roleTest  = "test"
 	rolePeer  = "peer"
 	roleCrash = "crash"
 	roleReach = "reach"
+	roleTalk  = "talk"
+	roleRA    = "router"
 )
 
 func TestMain(m *testing.M) {
-	switch os.Getenv(roleEnv) {
-	case roleTests:
-		os.Exit(m.Run())
-	case rolePeer:
-		var b [1]byte
-		os.Stdin.Read(b[:]) // until the test closes it
+	roles := map[string]func(){rolePeer: untilClosed, roleCrash: crash, roleReach: reach, roleTalk: talk, roleRA: advertise}
+	if f := roles[os.Getenv(roleEnv)]; f != nil {
+		f()
 		os.Exit(0)
-	case roleReach:
-		reach()
-	case roleCrash:
-		crash()
 	}
-	cmd := inRole(roleTests, os.Args[1:]...)
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.SysProcAttr = isolated()
-	if err := cmd.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+	flag.Parse()
+	flag.Set("test.parallel", "8") // they wait for the kernel most of the time
+	os.Exit(m.Run())
+}
+
+// isolated runs the test in a namespace of its own. It is false in the process that has only started that.
+func isolated(t *testing.T) bool {
+	if os.Getenv(roleEnv) == roleTest {
+		return true
 	}
-	os.Exit(0)
+	t.Parallel()
+	cmd := inRole(roleTest, "-test.run=^"+t.Name()+"$", "-test.v")
+	cmd.SysProcAttr = namespaced()
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	t.Logf("%s", out)
+	return false
+}
+
+// untilClosed is a process that is there until its input ends.
+func untilClosed() {
+	var b [1]byte
+	os.Stdin.Read(b[:])
 }
 
 // executable is this binary, for other namespaces.
@@ -62,8 +75,8 @@ func inRole(role string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// isolated starts a process in a network namespace of its own.
-func isolated() *syscall.SysProcAttr {
+// namespaced starts a process in a network namespace of its own.
+func namespaced() *syscall.SysProcAttr {
 	a := &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	if os.Geteuid() != 0 {
 		a.Cloneflags |= syscall.CLONE_NEWUSER
@@ -81,7 +94,7 @@ type machine struct {
 
 func newPeer(t *testing.T) *machine {
 	cmd := inRole(rolePeer)
-	cmd.SysProcAttr = isolated()
+	cmd.SysProcAttr = namespaced()
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -129,11 +142,19 @@ func reach() {
 		c.SetReadDeadline(time.Now().Add(250 * time.Millisecond))
 		_, err = c.Read(make([]byte, 1))
 		if errors.Is(err, syscall.ECONNREFUSED) {
-			os.Exit(0)
+			return
 		}
 	}
 	fmt.Println(err)
 	os.Exit(1)
+}
+
+// unreached tells that the address does not answer, not even after a second.
+func (m *machine) unreached(address string) {
+	m.t.Helper()
+	if m.command("timeout 1 env "+roleEnv+"="+roleReach+" "+executable+" "+address).Run() == nil {
+		m.t.Errorf("%s is reached", address)
+	}
 }
 
 // reaches tells that each of the addresses answers.
@@ -154,15 +175,6 @@ func newHost(t *testing.T) (host, router *machine) {
 	host, router = &machine{t: t}, newPeer(t)
 	host.run("ip link set lo up")
 	host.run(fmt.Sprintf(wire, router.pid))
-	t.Cleanup(func() {
-		for _, l := range strings.Fields(host.run(`ip -o link | sed 's/^[0-9]*: \([^:@]*\).*/\1/'`)) {
-			if l != "lo" && !strings.HasPrefix(l, "ifb") {
-				host.command("ip link delete " + l).Run() // of a pair, both go
-			}
-		}
-		host.run("ip -4 rule flush; ip -4 rule add priority 32766 lookup main; ip -4 rule add priority 32767 lookup default")
-		host.run("ip -6 rule flush; ip -6 rule add priority 32766 lookup main")
-	})
 	router.run(`sysctl -qw net.ipv6.conf.all.forwarding=1 net.ipv4.ip_forward=1
 ip link set p0 up
 ip addr add 10.0.0.1/24 dev p0
@@ -189,13 +201,23 @@ func (m *machine) waitFor(line, text string) {
 // snapshot is all of the host's network as the system's own tools tell it.
 func (m *machine) snapshot() string {
 	m.t.Helper()
-	out := m.run(`echo == links; ip -o -d link
-echo == addresses; ip -o -d addr
-echo == routes; ip -d -4 route show table all; ip -d -6 route show table all
-echo == rules; ip -4 rule; ip -6 rule
-echo == neighbours; ip neigh show nud permanent; ip -6 neigh show nud permanent; ip neigh show proxy; ip -6 neigh show proxy
-echo == forwarding; bridge fdb | sort
-echo == settings; cd /proc/sys/net; grep -s '' ipv?/conf/eth0/* ipv?/neigh/eth0/* || true`)
+	out := m.run(`ip -d -o -4 -batch - <<end
+link show
+address show
+route show table all
+rule show
+neighbour show nud permanent
+neighbour show proxy
+end
+ip -d -o -6 -batch - <<end
+address show
+route show table all
+rule show
+neighbour show nud permanent
+neighbour show proxy
+end
+bridge fdb | sort
+cd /proc/sys/net; grep -s '' ipv?/conf/eth0/* ipv?/neigh/eth0/* || true`)
 	for _, v := range volatile {
 		out = v.re.ReplaceAllString(out, v.with)
 	}

@@ -25,6 +25,8 @@ type object struct {
 
 	Valid     uint32 `json:",omitempty"` // seconds it has left when read; forever for most
 	Preferred uint32 `json:",omitempty"` // of an address
+
+	Advertised bool `json:",omitempty"` // a route that the kernel has made after a router's advertisement
 }
 
 // kind is what sort of object one is; it is what rtnetlink's messages about it are told apart by.
@@ -399,11 +401,6 @@ func (o *object) derived() bool {
 // own tells whether the route is one that only the kernel can make: an IPv6 address's in the table local.
 func (o *object) own() bool {
 	return o.derived() && o.family() == unix.AF_INET6 && o.table() == unix.RT_TABLE_LOCAL
-}
-
-// advertised tells whether the route is a router's advertisement's.
-func (o *object) advertised() bool {
-	return o.Kind == route && o.family() == unix.AF_INET6 && o.protocol() == unix.RTPROT_RA
 }
 
 // parseAttrs splits a run of attributes.

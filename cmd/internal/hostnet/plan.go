@@ -3,7 +3,6 @@ package hostnet
 import (
 	"fmt"
 	"hash/fnv"
-	"maps"
 	"net/netip"
 	"strings"
 
@@ -117,7 +116,7 @@ func planJoin(e External) (*Plan, error) {
 func (p *Plan) target() state {
 	s := p.before.clone()
 	nic := s.find(p.External.NIC)
-	settings := maps.Clone(nic.Settings)
+	settings := readSettings(nic.Name)
 	nic.Up = true
 	if _, ok := settings[disableIPv6]; ok {
 		nic.Settings[disableIPv6] = "1"

@@ -18,23 +18,11 @@ func silencer(nic string) string { return "polder-" + nic }
 
 // silent tells whether the NIC is silenced. A kernel without nftables has silenced none.
 func silent(nic string) (bool, error) {
-	c, err := nftables.New()
-	if err != nil {
-		return false, fmt.Errorf("nftables: %w", err)
-	}
-	tables, err := c.ListTablesOfFamily(nftables.TableFamilyNetdev)
+	found, err := findTable(&nftables.Table{Name: silencer(nic), Family: nftables.TableFamilyNetdev})
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT) {
 		return false, nil
 	}
-	if err != nil {
-		return false, fmt.Errorf("nftables: %w", err)
-	}
-	for _, t := range tables {
-		if t.Name == silencer(nic) {
-			return true, nil
-		}
-	}
-	return false, nil
+	return found, err
 }
 
 // silence adds or removes the hook, each in one transaction.

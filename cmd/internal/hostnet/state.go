@@ -1,6 +1,7 @@
 package hostnet
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -35,19 +36,30 @@ type link struct {
 	Master string `json:",omitempty"`
 	Silent bool   `json:",omitempty"` // what arrives is for packet sockets only (see silence)
 
-	// Settings are files beneath /proc/sys/net, with "*" where the device's name is: those of a device that is read, or
-	// those that a device to be made shall have.
+	// Settings are files beneath /proc/sys/net, with "*" where the device's name is: those that are watched, or
+	// all that a device to be made shall have.
 	Settings map[string]string `json:",omitempty"`
 }
 
-// Settings that a take-over itself changes.
+// Settings that a take-over itself changes, or goes by.
 const (
-	disableIPv6 = "ipv6/conf/*/disable_ipv6"
-	addrGenMode = "ipv6/conf/*/addr_gen_mode"
+	disableIPv6  = "ipv6/conf/*/disable_ipv6"
+	addrGenMode  = "ipv6/conf/*/addr_gen_mode"
+	acceptRA     = "ipv6/conf/*/accept_ra"
+	forwarding6  = "ipv6/conf/*/forwarding"
+	mcForwarding = "ipv4/conf/*/mc_forwarding"
 )
+
+var watched = []string{disableIPv6, addrGenMode, acceptRA, forwarding6, mcForwarding}
 
 // genNone is the value of addrGenMode that makes no link-local address; see IN6_ADDR_GEN_MODE_NONE.
 const genNone = "1"
+
+// listens tells whether the kernel takes routers' advertisements on the device; else whoever configures it may.
+func (l *link) listens() bool {
+	accept, forwards := l.Settings[acceptRA], l.Settings[forwarding6] != "0"
+	return accept == "2" || accept == "1" && !forwards
+}
 
 // find returns the device's state, nil if it is not there.
 func (s *state) find(name string) *link {
@@ -74,6 +86,13 @@ func (s *state) of(k kind) []object {
 func (s *state) has(o *object) bool {
 	k := o.key()
 	return slices.ContainsFunc(s.Objects, func(x object) bool { return x.Kind == o.Kind && x.key() == k })
+}
+
+// owns tells whether the IPv4 route's source is an address of the state's: the route, by whichever device, goes when the address does.
+func (s *state) owns(src []byte, o *object) bool {
+	return o.Kind == route && o.family() == unix.AF_INET && src != nil && slices.ContainsFunc(s.Objects, func(a object) bool {
+		return a.Kind == address && bytes.Equal(a.attr(unix.IFA_LOCAL), src)
+	})
 }
 
 // clone copies the state as far as it is changed in place.
@@ -132,9 +151,13 @@ func read(devices ...string) (state, error) {
 		return s, err
 	}
 	for _, o := range all {
-		if slices.ContainsFunc(devices, o.names) {
-			s.Objects = append(s.Objects, o)
+		if !slices.ContainsFunc(devices, o.names) && !s.owns(o.attr(unix.RTA_PREFSRC), &o) {
+			continue
 		}
+		if l := s.find(o.Dev); l != nil && o.Kind == route && o.family() == unix.AF_INET6 && o.protocol() == unix.RTPROT_RA {
+			o.Advertised = l.listens()
+		}
+		s.Objects = append(s.Objects, o)
 	}
 	return s, nil
 }
@@ -157,7 +180,12 @@ func readLink(name string) (*link, error) {
 	if out.Silent, err = silent(name); err != nil {
 		return nil, err
 	}
-	out.Settings = readSettings(name)
+	out.Settings = map[string]string{}
+	for _, k := range watched {
+		if v, err := os.ReadFile(settingPath(k, name)); err == nil {
+			out.Settings[k] = strings.TrimSpace(string(v))
+		}
+	}
 	return out, nil
 }
 

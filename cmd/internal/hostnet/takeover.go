@@ -47,7 +47,7 @@ func (p *Plan) Begin(dir string, log *slog.Logger) (*Takeover, error) {
 	if d := difference(is, p.before.aged(is.Taken), p.devices, false); len(d) > 0 {
 		return nil, fmt.Errorf("the host's network has changed since the plan (it would take `%s` to undo that): plan again", d[0].text)
 	}
-	boot, ns, err := here()
+	place, err := here()
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +58,7 @@ func (p *Plan) Begin(dir string, log *slog.Logger) (*Takeover, error) {
 		return nil, fmt.Errorf("switch %q has a take-over in %s already: roll that back first", p.External.Switch, dir)
 	}
 	t.journal = &journal{
-		Format: journalFormat, Boot: boot, Namespace: ns,
+		Format: journalFormat, Place: place,
 		External: p.External, Device: p.Device, Devices: p.devices, Before: p.before, After: p.after,
 	}
 	if err := t.write(); err != nil {
@@ -85,8 +85,9 @@ func (t *Takeover) remove() error {
 
 // Commit moves what the plan says, and looks whether the host is as it should be and its gateways still
 // answer. If not, everything has been put back when it returns the error. Otherwise the
-// caller has the time keep to call Confirm; if it does not, everything is put back then. 0 is for a caller who need not be asked.
-func (t *Takeover) Commit(ctx context.Context, keep time.Duration) error {
+// caller has the time keep to call Confirm; if it does not, everything is put back then. 0 is for a caller who need not be asked. After
+// it was put back for want of a Confirm, expired is called, unless it is nil.
+func (t *Takeover) Commit(ctx context.Context, keep time.Duration, expired func()) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.journal == nil {
@@ -103,7 +104,7 @@ func (t *Takeover) Commit(ctx context.Context, keep time.Duration) error {
 	if keep == 0 {
 		return t.confirm()
 	}
-	t.timer = time.AfterFunc(keep, t.expire)
+	t.timer = time.AfterFunc(keep, func() { t.expire(expired) })
 	return nil
 }
 
@@ -129,17 +130,24 @@ func (t *Takeover) verify(ctx context.Context, before []gateway) error {
 	return ctx.Err()
 }
 
-// expire puts everything back when nobody has confirmed.
-func (t *Takeover) expire() {
+// expire puts everything back when nobody has confirmed, and then tells so.
+func (t *Takeover) expire(expired func()) {
+	if t.expiring() && expired != nil {
+		expired()
+	}
+}
+
+func (t *Takeover) expiring() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.journal == nil || t.journal.Confirmed {
-		return
+		return false
 	}
 	t.log.Warn("take-over not confirmed in time: rolling back", "switch", t.journal.External.Switch, "nic", t.journal.External.NIC)
 	if err := t.rollback(); err != nil {
 		t.log.Error("rollback", "err", err)
 	}
+	return true
 }
 
 // Confirm keeps the take-over: from now on it outlives a crash.
@@ -227,14 +235,14 @@ func (j *journal) merged(is state) state {
 	nic := j.External.NIC
 	back.Objects = slices.DeleteFunc(back.Objects, func(o object) bool {
 		m := o.moved(nic, j.Device)
-		return !j.External.Exclusive && !is.has(&m) && !o.advertised()
+		return !j.External.Exclusive && !is.has(&m) && !o.Advertised
 	})
 	at := map[string]int{}
 	for i, o := range back.Objects {
 		at[o.key()] = i
 	}
 	for _, o := range is.Objects {
-		if !o.names(j.Device) || o.derived() || o.advertised() {
+		if !o.names(j.Device) || o.derived() || o.Advertised {
 			continue
 		}
 		m := o.moved(j.Device, nic)
@@ -247,18 +255,19 @@ func (j *journal) merged(is state) state {
 	return back
 }
 
-// Recover reads the journals in dir after a start, and rolls back each take-over that had not been confirmed. It
-// returns those that had: they are in force. It has to run before anything else takes a NIC over.
+// Recover reads the journals in dir after a start, rolls back each take-over that had not been confirmed, and removes what is left
+// of address translation. It returns the take-overs that had been confirmed: they are in force. It has to run before
+// anything else of this package.
 func Recover(dir string, log *slog.Logger) ([]*Takeover, error) {
 	return recoverAll(dir, log, stepper{})
 }
 
 func recoverAll(dir string, log *slog.Logger, p stepper) (kept []*Takeover, _ error) {
-	names, err := journals(dir)
+	errs := []error{recoverNAT(dir)}
+	names, err := journals(dir, takeoverSuffix)
 	if err != nil {
 		return nil, err
 	}
-	var errs []error
 	for _, name := range names {
 		t, err := resume(dir, name, log, p)
 		if err == nil && t != nil && !t.journal.Confirmed {
@@ -305,6 +314,14 @@ func resume(dir, switchName string, log *slog.Logger, p stepper) (*Takeover, err
 		j.Confirmed = false
 	}
 	return t, nil
+}
+
+// External is what was asked for.
+func (t *Takeover) External() External {
+	if t.plan != nil {
+		return t.plan.External
+	}
+	return t.journal.External
 }
 
 // Switch is the switch's name.

@@ -103,12 +103,6 @@ func (o *object) addressText() string {
 	if min(o.Valid, o.Preferred) != forever {
 		w.add("valid_lft", lifetimeText(o.Valid), "preferred_lft", lifetimeText(o.Preferred))
 	}
-	if p := o.attr(ifaProto); len(p) == 1 {
-		w.add("proto", map[byte]string{1: "kernel_lo", 2: "kernel_ra", 3: "kernel_ll"}[p[0]])
-		if p[0] == 0 || p[0] > 3 {
-			w[len(w)-1] = fmt.Sprint(p[0])
-		}
-	}
 	return w.String()
 }
 
