@@ -31,7 +31,7 @@ type HostStats struct {
 }
 
 // hostHeader is the length in bytes of the struct virtio_net_hdr before each frame, in both directions. It is without
-// num_buffers, which means nothing here.
+// num_buffers, which means nothing here, and in the byte order of the machine.
 const hostHeader = legacyHeader
 
 // hostSlot is the room that a frame may need, in bytes.
@@ -263,6 +263,22 @@ func (q *hostQueue) fill(fd int) bool {
 	return true
 }
 
+// makeHostHeader returns a header of what the switch has made of the sender's.
+func makeHostHeader(o *vswitch.Offload) (h [hostHeader]byte) {
+	if o.NeedsChecksum {
+		h[0] = hdrNeedsChecksum
+		h[1] = byte(o.GSO)
+		if o.ECN {
+			h[1] |= hdrECN
+		}
+		binary.NativeEndian.PutUint16(h[2:], o.HeadersLen)
+		binary.NativeEndian.PutUint16(h[4:], o.GSOSize)
+		binary.NativeEndian.PutUint16(h[6:], o.ChecksumStart)
+		binary.NativeEndian.PutUint16(h[8:], o.ChecksumOffset)
+	}
+	return h
+}
+
 // hostOffload reads a header. Its GSO kind is the kernel's, and its other fields are as they come: the switch compares
 // them with the frame.
 func hostOffload(h []byte) vswitch.Offload {
@@ -272,9 +288,9 @@ func hostOffload(h []byte) vswitch.Offload {
 	return vswitch.Offload{
 		NeedsChecksum:  h[0]&hdrNeedsChecksum != 0,
 		GSO:            vswitch.GSOKind(h[1] &^ hdrECN),
-		GSOSize:        binary.LittleEndian.Uint16(h[4:]),
-		ChecksumStart:  binary.LittleEndian.Uint16(h[6:]),
-		ChecksumOffset: binary.LittleEndian.Uint16(h[8:]),
+		GSOSize:        binary.NativeEndian.Uint16(h[4:]),
+		ChecksumStart:  binary.NativeEndian.Uint16(h[6:]),
+		ChecksumOffset: binary.NativeEndian.Uint16(h[8:]),
 	}
 }
 
@@ -319,14 +335,11 @@ func (p *hostPort) Deliver(frames []*vswitch.Frame) (n int) {
 
 // send writes a frame from where it lies. EFAULT means that a part of it is not there any more.
 func (q *hostQueue) send(f *vswitch.Frame) unix.Errno {
-	var (
-		header [maxHeader]byte
-		parts  [hostParts]unix.Iovec
-	)
+	var parts [hostParts]unix.Iovec
 	if 2+len(f.Body) > len(parts) {
 		return q.sendCopy(f)
 	}
-	putHeader(&header, &f.Offload, 0)
+	header := makeHostHeader(&f.Offload)
 	parts[0].Base = &header[0]
 	parts[0].SetLen(hostHeader)
 	parts[1].Base = unsafe.SliceData(f.Head)
@@ -347,9 +360,8 @@ func (q *hostQueue) sendCopy(f *vswitch.Frame) unix.Errno {
 	if q.copy == nil {
 		q.copy = make([]byte, hostSlot)
 	}
-	var header [maxHeader]byte
-	putHeader(&header, &f.Offload, 0)
-	b := f.AppendTo(append(q.copy[:0], header[:hostHeader]...))
+	header := makeHostHeader(&f.Offload)
+	b := f.AppendTo(append(q.copy[:0], header[:]...))
 	_, _, errno := unix.Syscall(unix.SYS_WRITE, uintptr(q.fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
 	return errno
 }

@@ -215,7 +215,7 @@ func header(o vswitch.Offload) []byte {
 		h[0] = 1
 	}
 	for _, v := range []uint16{o.HeadersLen, o.GSOSize, o.ChecksumStart, o.ChecksumOffset} {
-		h = binary.LittleEndian.AppendUint16(h, v)
+		h = binary.NativeEndian.AppendUint16(h, v)
 	}
 	return h
 }
@@ -265,7 +265,7 @@ func TestHostOffloadsOut(t *testing.T) {
 				b = slices.Concat(b[:12], b[16:])
 				o.ChecksumStart -= 4
 			}
-			o.HeadersLen = binary.LittleEndian.Uint16(got[2:]) // a hint
+			o.HeadersLen = binary.NativeEndian.Uint16(got[2:]) // a hint
 			if want := header(o); !bytes.Equal(got, want) {
 				t.Errorf("%+v: header %x, want %x", packet, got, want)
 			}

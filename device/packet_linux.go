@@ -216,8 +216,8 @@ func (s *packetSocket) receive(fd int, p []byte) (header, frame []byte, errno un
 	if tag := packetTag(s.control[:s.message.Controllen]); tag != 0 && len(frame) >= 12 {
 		copy(s.header[:], header)
 		if header = s.header[:]; header[0]&hdrNeedsChecksum != 0 {
-			start := binary.LittleEndian.Uint16(header[6:])
-			binary.LittleEndian.PutUint16(header[6:], start+4)
+			start := binary.NativeEndian.Uint16(header[6:])
+			binary.NativeEndian.PutUint16(header[6:], start+4)
 		}
 		frame = p[hostHeader-4 : n]
 		copy(frame, frame[4:4+12])
