@@ -14,26 +14,27 @@ import (
 	"polder/device"
 	"polder/device/vfiouser"
 	"polder/pxe"
-	"polder/testdata/tapport"
 	"polder/vswitch"
 )
 
 // lab is a switch in this process with a TAP device of a namespace on it, for what the polder program cannot do yet:
 // give a network of its own to programs of the host.
 type lab struct {
-	log    *slog.Logger
-	sw     *vswitch.Switch
-	ctx    context.Context
-	cancel context.CancelFunc
-	work   sync.WaitGroup
-	undo   []func() // in the order of making
+	log      *slog.Logger
+	sw       *vswitch.Switch
+	spinners *vfiouser.Spinners
+	ctx      context.Context
+	cancel   context.CancelFunc
+	work     sync.WaitGroup
+	undo     []func() // in the order of making
 }
 
 // newLab makes a switch whose first port is the TAP device tap0 of the namespace, with this address.
 func newLab(n *namespace, address string) (*lab, error) {
 	l := &lab{
-		log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
-		sw:  vswitch.New(vswitch.Config{Name: "bench"}),
+		log:      slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		sw:       vswitch.New(vswitch.Config{Name: "bench"}),
+		spinners: vfiouser.NewSpinners(runtime.NumCPU() - 1), // as polder has them
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	l.undo = append(l.undo, l.sw.Close)
@@ -45,9 +46,9 @@ func newLab(n *namespace, address string) (*lab, error) {
 }
 
 func (l *lab) tap(n *namespace, address string) error {
-	var port *tapport.Port
+	var port *device.Tap
 	if err := n.do(func() (err error) {
-		port, err = tapport.Open("tap0")
+		port, err = device.OpenTap(device.TapConfig{Name: "tap0", Spinners: l.spinners, Log: l.log})
 		return err
 	}); err != nil {
 		return err
@@ -63,9 +64,8 @@ func (l *lab) tap(n *namespace, address string) error {
 	if err := n.ip("link set tap0 up"); err != nil {
 		return err
 	}
-	in := member.NewIngress()
 	l.work.Go(func() {
-		if err := port.Run(l.ctx, in); err != nil {
+		if err := port.Run(l.ctx, member); err != nil {
 			l.log.Error("the TAP port has ended", "err", err)
 		}
 	})
@@ -120,7 +120,7 @@ func (l *lab) adapter() (string, error) {
 		return "", err
 	}
 	l.undo = append(l.undo, func() { server.Close() })
-	server.Spin(vfiouser.NewSpinners(runtime.NumCPU() - 1)) // as polder does
+	server.Spin(l.spinners)
 	in := member.NewIngress()
 	l.work.Go(func() { tulip.Run(l.ctx, in) })
 	l.work.Go(func() {
