@@ -32,7 +32,10 @@ type VirtioNetConfig struct {
 	// NoOffload offers no partial checksums and no segmentation, in neither direction.
 	NoOffload bool
 
-	Spinners *vfiouser.Spinners // how many workers may look out for frames before they sleep; nil: none
+	// Pollers look after the transmit rings. If nil, each ring has a worker of its own, which sleeps when there is
+	// nothing to do.
+	Pollers  *Pollers
+	Spinners *vfiouser.Spinners // how many of those workers may look out for frames before they sleep; nil: none
 	Log      *slog.Logger
 }
 

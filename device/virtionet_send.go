@@ -22,7 +22,7 @@ type txRing struct {
 	in *vswitch.Ingress
 
 	kick  *eventfd.FD // nil: the driver does not kick
-	stop  func()      // ends the worker
+	stop  func()      // ends what begin began
 	count [8]byte     // read from kick
 
 	chains [txBudget]virtq.Chain
@@ -174,8 +174,13 @@ func (t *txRing) Wait(ctx context.Context) error {
 	return nil
 }
 
-// begin starts the ring's worker.
+// begin has the ring looked after.
 func (t *txRing) begin() {
+	if p := t.dev.config.Pollers; p != nil {
+		p.add(t)
+		t.stop = func() { p.remove(t) }
+		return
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
@@ -197,7 +202,7 @@ func (t *txRing) begin() {
 	}
 }
 
-// end ends the worker, which takes no longer than a Pull, and forgets what was lent.
+// end ends the ring's being looked after, which takes no longer than a few Pulls, and forgets what was lent.
 func (t *txRing) end() {
 	t.stop()
 	if t.kick != nil {
