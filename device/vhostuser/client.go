@@ -52,7 +52,7 @@ func (c *Client) Serve(ctx context.Context) error {
 		case err == nil:
 			told = false
 			// No haste: a front end that starts has put us into its backlog.
-			newConn(uc.(*net.UnixConn), c.dev, c.log).run(c.ctx, 0) // logs its outcome
+			newConn(uc.(*net.UnixConn), c.dev, newCustody(0), c.log).run(c.ctx, 0) // logs its outcome
 		case c.ctx.Err() == nil && !told:
 			told = true
 			c.log.Info("vhost-user: waiting for the front end to listen", "err", err)

@@ -215,7 +215,7 @@ func FuzzConn(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := newConn(uc, &sink{t: t}, slog.New(slog.DiscardHandler))
+		c := newConn(uc, &sink{t: t}, newCustody(0), slog.New(slog.DiscardHandler))
 		served, sent := make(chan error), make(chan struct{})
 		go func() { served <- c.run(context.Background(), patience) }()
 		if hello {
@@ -293,7 +293,7 @@ func TestFirstMessageTimesOut(t *testing.T) {
 		if err := client.Send(vt.Message(vt.SetFeatures, vt.FlagVersion, make([]byte, 8))[:said]); err != nil {
 			t.Fatal(err)
 		}
-		c := newConn(uc, &sink{t: t}, slog.New(slog.DiscardHandler))
+		c := newConn(uc, &sink{t: t}, newCustody(0), slog.New(slog.DiscardHandler))
 		if err := c.run(t.Context(), 1); !errors.Is(err, ErrProtocol) {
 			t.Errorf("after %d bytes: %v, want %v", said, err, ErrProtocol)
 		}

@@ -19,12 +19,17 @@ const (
 	// maxPath is the longest path that fits into a sockaddr_un.
 	maxPath = 107
 
-	// attachGrace is how long a front end waits for another that is still attached. The EOF of a
-	// hypervisor that was killed is on its way when the next one starts.
+	// attachGrace is how long a front end waits for another that still has the device, or is one too many. The
+	// EOF of a hypervisor that was killed is on its way when the next one starts.
 	attachGrace = 2 * time.Second
 )
 
-// Server offers one device on one socket, to one front end at a time.
+// maxFrontEnds is how many front ends a Server has at a time: the source of a migration, and its destination.
+const maxFrontEnds = 2
+
+// Server offers one device on one socket. A second front end may connect while the first is there: it is answered, but
+// gets the device only when the first has stopped its rings, or left. So a guest migrates
+// from one hypervisor to another on the same socket.
 type Server struct {
 	dev  Backend
 	log  *slog.Logger
@@ -32,7 +37,7 @@ type Server struct {
 	path string
 	made os.FileInfo // the socket file, to remove no other
 
-	grace time.Duration // attachGrace, but for tests
+	custody *custody
 
 	ctx   context.Context // done when the server is closed
 	close context.CancelFunc
@@ -62,11 +67,11 @@ func Listen(path string, dev Backend, log *slog.Logger, name string) (*Server, e
 		return nil, err // names the path
 	}
 	s := &Server{
-		dev:   dev,
-		log:   log.With("port", name),
-		ln:    ln.(*net.UnixListener),
-		path:  path,
-		grace: attachGrace,
+		dev:     dev,
+		log:     log.With("port", name),
+		ln:      ln.(*net.UnixListener),
+		path:    path,
+		custody: newCustody(attachGrace),
 	}
 	s.ln.SetUnlinkOnClose(false) // see remove
 	s.ctx, s.close = context.WithCancel(context.Background())
@@ -103,8 +108,8 @@ func vacate(path string) error {
 	return os.Remove(path)
 }
 
-// Serve serves front ends, one after the other, until ctx is done or the server is closed. Then it
-// closes the connection, waits until the device is detached, and returns nil.
+// Serve serves front ends until ctx is done or the server is closed. Then it
+// closes the connections, waits until the device is detached, and returns nil.
 func (s *Server) Serve(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { s.Close() })
 	defer stop()
@@ -112,7 +117,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	defer serving.Wait()
 	defer s.Close()
 
-	busy := make(chan struct{}, 1) // full while a front end is being served
+	busy := make(chan struct{}, maxFrontEnds) // an element for each front end that is being served
 	for {
 		uc, err := s.ln.AcceptUnix()
 		switch {
@@ -131,26 +136,26 @@ func (s *Server) Serve(ctx context.Context) error {
 		}
 		serving.Go(func() {
 			defer func() { <-busy }()
-			newConn(uc, s.dev, s.log).run(s.ctx, patience) // logs its outcome
+			newConn(uc, s.dev, s.custody, s.log).run(s.ctx, patience) // logs its outcome
 		})
 	}
 }
 
-// claim fills busy, waiting a moment for that. It reports whether it did.
+// claim adds to busy, waiting a moment for room. It reports whether it did.
 func (s *Server) claim(busy chan<- struct{}) bool {
 	select {
 	case busy <- struct{}{}:
 		return true
 	default:
 	}
-	timeout := time.NewTimer(s.grace)
+	timeout := time.NewTimer(s.custody.grace)
 	defer timeout.Stop()
 	select {
 	case busy <- struct{}{}:
 		return true
 	case <-s.ctx.Done():
 	case <-timeout.C:
-		s.log.Warn("vhost-user: a second front end was turned away, as one is attached")
+		s.log.Warn("vhost-user: a front end was turned away, as there are others", "others", maxFrontEnds)
 	}
 	return false
 }
@@ -163,7 +168,7 @@ func (s *Server) pause(d time.Duration) {
 	}
 }
 
-// Close removes the socket and ends the connection, if there is one; Serve then returns. It
+// Close removes the socket and ends the connections; Serve then returns. It
 // does not wait for that, so a Backend may call it.
 func (s *Server) Close() error {
 	s.once.Do(func() {

@@ -234,50 +234,56 @@ func TestCloseEndsTheConnection(t *testing.T) {
 	}
 }
 
-func TestSecondFrontEndIsTurnedAway(t *testing.T) {
+func TestThirdFrontEndIsTurnedAway(t *testing.T) {
 	path := socketPath(t)
 	s, log := listen(t, path, newFake())
 	s.SetGrace(time.Millisecond)
 	run(t, s)
-	first := dial(t, path)
-	if _, err := first.GetU64(vt.GetFeatures); err != nil {
-		t.Fatal(err)
+	first, second := dial(t, path), dial(t, path)
+	for _, c := range []*vt.Client{first, second} {
+		if _, err := c.GetU64(vt.GetFeatures); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if _, _, err := dial(t, path).Reply(); err != io.EOF {
-		t.Errorf("the second front end reads %v, want EOF", err)
+		t.Errorf("the third front end reads %v, want EOF", err)
 	}
 	if !strings.Contains(log.String(), "turned away") || !strings.Contains(log.String(), "port=port7") {
 		t.Errorf("logged\n%s", log)
 	}
-	if _, err := first.GetU64(vt.GetFeatures); err != nil {
-		t.Errorf("the first front end: %v", err)
+	for _, c := range []*vt.Client{first, second} {
+		if _, err := c.GetU64(vt.GetFeatures); err != nil {
+			t.Errorf("a front end that was there: %v", err)
+		}
 	}
 }
 
-func TestSecondFrontEndWaitsForTheFirstToLeave(t *testing.T) {
+func TestThirdFrontEndWaitsForAnotherToLeave(t *testing.T) {
 	path := socketPath(t)
 	s, _ := listen(t, path, newFake())
 	s.SetGrace(time.Hour)
 	done := run(t, s)
-	first := dial(t, path)
-	if _, err := first.GetU64(vt.GetFeatures); err != nil {
-		t.Fatal(err)
+	first, second := dial(t, path), dial(t, path)
+	for _, c := range []*vt.Client{first, second} {
+		if _, err := c.GetU64(vt.GetFeatures); err != nil {
+			t.Fatal(err)
+		}
 	}
-	second := dial(t, path)
-	if err := second.Request(vt.GetFeatures, 0, nil); err != nil {
+	third := dial(t, path)
+	if err := third.Request(vt.GetFeatures, 0, nil); err != nil {
 		t.Fatal(err)
 	}
 	first.Close()
-	if h, _, err := second.Reply(); err != nil || h.Request != vt.GetFeatures {
-		t.Errorf("the second front end got %+v, %v, want to be attached", h, err)
+	if h, _, err := third.Reply(); err != nil || h.Request != vt.GetFeatures {
+		t.Errorf("the third front end got %+v, %v, want to be served", h, err)
 	}
-	third := dial(t, path)
+	fourth := dial(t, path)
 	s.Close()
 	if err := <-done; err != nil {
 		t.Errorf("Serve = %v", err)
 	}
-	if _, _, err := third.Reply(); err != io.EOF {
-		t.Errorf("the third front end reads %v, want EOF", err)
+	if _, _, err := fourth.Reply(); err != io.EOF {
+		t.Errorf("the fourth front end reads %v, want EOF", err)
 	}
 }
 
