@@ -89,9 +89,9 @@ func NewVirtioNet(c VirtioNetConfig) (*VirtioNet, error) {
 	}
 	v := &VirtioNet{log: c.Log.With("port", c.Name), config: c}
 	v.active.Store(new([]*rxRing))
-	for range c.Pairs {
-		v.rx = append(v.rx, &rxRing{ring: ring{dev: v}})
-		v.tx = append(v.tx, &txRing{ring: ring{dev: v}})
+	for pair := range c.Pairs {
+		v.rx = append(v.rx, &rxRing{ring: ring{dev: v, index: 2 * pair}})
+		v.tx = append(v.tx, &txRing{ring: ring{dev: v, index: 2*pair + 1}})
 	}
 	return v, nil
 }
@@ -119,20 +119,6 @@ func (v *VirtioNet) Stats() VirtioNetStats {
 		s.Stopped += v.rx[i].stopped.Load() + v.tx[i].stopped.Load()
 	}
 	return s
-}
-
-// catch is deferred by whatever touches guest memory, as Tulip.catch is, and for the same reasons.
-func (v *VirtioNet) catch(before bool) {
-	debug.SetPanicOnFault(before)
-	p := recover()
-	if p == nil {
-		return
-	}
-	addr, ok := guestmem.FaultAddress(p)
-	if !ok || !v.mem.Owns(addr) && !v.dirty.owns(addr) {
-		panic(p)
-	}
-	v.fail(guestmem.ErrFault)
 }
 
 // fail ends the attachment, whose guest or hypervisor breaks what it shares.
@@ -164,7 +150,8 @@ func (v *VirtioNet) Deliver(frames []*vswitch.Frame) (n int) {
 
 // ring is what receive and transmit rings have in common.
 type ring struct {
-	dev *VirtioNet
+	dev   *VirtioNet
+	index int // as vhost-user counts
 
 	mu      sync.Mutex // guards what follows; of a receive ring, never held while the switch is called
 	q       *virtq.Queue
@@ -176,11 +163,28 @@ type ring struct {
 	merge     bool // a frame may fill several buffers
 }
 
+// fail ends the attachment because of the ring.
+func (r *ring) fail(cause error) { r.dev.fail(fmt.Errorf("ring %d: %w", r.index, cause)) }
+
+// catch is deferred by whatever touches guest memory, as Tulip.catch is, and for the same reasons.
+func (r *ring) catch(before bool) {
+	debug.SetPanicOnFault(before)
+	p := recover()
+	if p == nil {
+		return
+	}
+	addr, ok := guestmem.FaultAddress(p)
+	if !ok || !r.dev.mem.Owns(addr) && !r.dev.dirty.owns(addr) {
+		panic(p)
+	}
+	r.fail(guestmem.ErrFault)
+}
+
 // publish shows the driver what was used, and calls it if it wants. Called with mu held.
 func (r *ring) publish() {
 	if r.q.Publish() {
 		if err := r.call.signal(); err != nil {
-			r.dev.fail(fmt.Errorf("call of a ring: %w", err))
+			r.fail(fmt.Errorf("call: %w", err))
 		}
 	}
 }
@@ -196,7 +200,7 @@ type rxRing struct {
 func (r *rxRing) deliver(frames []*vswitch.Frame, share, shares uint32) (n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	defer r.dev.catch(debug.SetPanicOnFault(true))
+	defer r.catch(debug.SetPanicOnFault(true))
 	if r.q == nil || !r.enabled { // since Deliver looked
 		return 0
 	}
@@ -212,7 +216,7 @@ func (r *rxRing) deliver(frames []*vswitch.Frame, share, shares uint32) (n int) 
 		}
 		parts, buffers, err := r.q.Fill(r.headerLen+f.Len, r.merge)
 		if err != nil {
-			r.dev.fail(err)
+			r.fail(err)
 			break
 		}
 		if buffers == 0 {

@@ -146,7 +146,7 @@ func (v *VirtioNet) StartVring(c vhostuser.VringConfig) error {
 	has := func(bit uint64) bool { return v.features&bit != 0 }
 	kick, call, err := doorbells(c.Kick, c.Call)
 	if err != nil {
-		return err
+		return fmt.Errorf("ring %d: %w", c.Index, err)
 	}
 	var q *virtq.Queue
 	fault := guestmem.Guard(func() {
@@ -259,7 +259,10 @@ func (v *VirtioNet) SetVringCall(index int, file *os.File) error {
 	defer r.mu.Unlock()
 	r.call.close()
 	r.call = c
-	return r.call.signal() // the old one may have been signalled when nobody listened any more
+	if err := r.call.signal(); err != nil { // the old one may have been signalled when nobody listened any more
+		return fmt.Errorf("ring %d: call: %w", index, err)
+	}
+	return nil
 }
 
 // SetVringLog implements vhostuser.Backend. Used rings are logged where they lie in guest memory, like all

@@ -38,10 +38,10 @@ func (t *txRing) Pull(budget int) (n int) {
 	if t.q == nil || t.q.Err() != nil {
 		return 0
 	}
-	defer t.dev.catch(debug.SetPanicOnFault(true))
+	defer t.catch(debug.SetPanicOnFault(true))
 	n, err := t.q.Take(t.chains[:min(budget, txBudget)])
 	if err != nil {
-		t.dev.fail(err)
+		t.fail(err)
 	}
 	if n == 0 {
 		return 0
@@ -139,7 +139,7 @@ func (t *txRing) Arm() bool {
 	if t.q == nil || t.q.Err() != nil {
 		return false
 	}
-	defer t.dev.catch(debug.SetPanicOnFault(true))
+	defer t.catch(debug.SetPanicOnFault(true))
 	return t.q.Arm()
 }
 
@@ -148,7 +148,7 @@ func (t *txRing) disarm() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.q != nil && t.q.Err() == nil {
-		defer t.dev.catch(debug.SetPanicOnFault(true))
+		defer t.catch(debug.SetPanicOnFault(true))
 		t.q.Disarm()
 	}
 }
@@ -167,7 +167,7 @@ func (t *txRing) Wait(ctx context.Context) error {
 		}
 	}
 	if _, err := t.kick.File().Read(t.count[:]); err != nil {
-		t.dev.fail(fmt.Errorf("kick of a ring: %w", err))
+		t.fail(fmt.Errorf("kick: %w", err))
 		return err
 	}
 	t.disarm()
