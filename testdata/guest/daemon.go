@@ -130,6 +130,9 @@ func (d *Daemon) Machine(vm string, args ...string) (Config, error) {
 	return Config{Name: vm, OwnMemory: true, Args: append(strings.Fields(string(out)), args...)}, nil
 }
 
+// Socket returns the path of the socket where a hypervisor attaches to the port.
+func (d *Daemon) Socket(port string) string { return filepath.Join(d.dir, port+".sock") }
+
 // Status is a part of what polder's control socket tells.
 type Status struct {
 	Goroutines int
