@@ -100,24 +100,40 @@ func (q *Queue) takePacked(chains []Chain) (n int, err error) {
 	return n, nil
 }
 
-// fillPacked is Fill with the next buffer, if that is one descriptor of n bytes or more, in the piece of memory
-// of the one before. Otherwise it returns nil and did nothing.
-func (q *Queue) fillPacked(n int) []byte {
-	if !q.availablePacked() {
-		return nil
+// fillPacked is FillEach, up to the first buffer that is not one descriptor of n[i] bytes or more, in the piece of
+// memory of the one before.
+func (q *Queue) fillPacked(n []int, bufs [][]byte) (i int) {
+	r, hit := &q.packed, &q.writable.hit
+	for ; i < len(n) && q.availablePacked(); i++ {
+		at := int(q.next.index)
+		addr, rest := r.desc[2*at], r.desc[2*at+1]
+		if rest>>48&(descNext|descWrite|descIndirect) != descWrite || int64(uint32(rest)) < int64(n[i]) {
+			break
+		}
+		b := hit.window(addr, uint32(rest))
+		if b == nil {
+			break
+		}
+		bufs[i] = b[:n[i]]
+		q.next.advance(1, q.cfg.Num)
+		q.putPacked(entry{uint16(rest >> 32), 1, uint32(n[i])}, false)
 	}
-	r, i := &q.packed, int(q.next.index)
-	addr, rest := r.desc[2*i], r.desc[2*i+1]
-	if rest>>48&(descNext|descWrite|descIndirect) != descWrite || int64(uint32(rest)) < int64(n) {
-		return nil
+	return i
+}
+
+// readPacked is DoneAll for chains without a part to write.
+func (q *Queue) readPacked(chains []Chain) {
+	if !q.cfg.InOrder {
+		for i := range chains {
+			q.putPacked(entry{chains[i].id, chains[i].descs, 0}, false)
+		}
+		return
 	}
-	b := q.writable.hit.window(addr, uint32(rest))
-	if b == nil {
-		return nil
+	last, descs := len(chains)-1, uint16(0)
+	for i := range chains {
+		descs += chains[i].descs
 	}
-	q.next.advance(1, q.cfg.Num)
-	q.putPacked(entry{uint16(rest >> 32), 1, uint32(n)}, false)
-	return b[:n]
+	q.putPacked(entry{chains[last].id, descs, 0}, true)
 }
 
 // walkPacked appends the chain at q.next to c, and returns false if there is none.
