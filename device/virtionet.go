@@ -192,9 +192,19 @@ func (r *ring) publish() {
 // rxRing is a receive ring from the guest's point of view.
 type rxRing struct {
 	ring
-	filling  [][]byte // buffers of a frame that is being copied
 	noBuffer atomic.Uint64
+
+	// What is reserved for frames and not completely written: buffers for a frame each, or, in filling, several for one.
+	sizes    [rxBatch]int // of the frames, with their headers
+	buffers  [rxBatch][]byte
+	reserved int // how many of them
+	filling  [][]byte
+
+	picked []*vswitch.Frame // those of a batch that fall to the ring, if there are several
 }
+
+// rxBatch is for how many frames buffers are reserved before the first is written.
+const rxBatch = 64
 
 // deliver copies to the ring those of frames whose flows fall to share number share of shares.
 func (r *rxRing) deliver(frames []*vswitch.Frame, share, shares uint32) (n int) {
@@ -205,62 +215,94 @@ func (r *rxRing) deliver(frames []*vswitch.Frame, share, shares uint32) (n int) 
 		return 0
 	}
 	defer r.finish()
-	lost := 0
-	for _, f := range frames {
-		if shares > 1 && flowHash(f.Head)%shares != share {
-			continue
-		}
-		if lost > 0 { // and nothing overtakes
-			lost++
-			continue
-		}
-		parts, buffers, err := r.q.Fill(r.headerLen+f.Len, r.merge)
-		if err != nil {
-			r.fail(err)
-			break
-		}
-		if buffers == 0 {
-			lost++
-			continue
-		}
-		r.filling = parts
-		var header [maxHeader]byte
-		putHeader(&header, &f.Offload, buffers)
-		if len(parts) == 1 {
-			b := parts[0]
-			b = b[copy(b, header[:r.headerLen]):]
-			b = b[copy(b, f.Head):]
-			for _, p := range f.Body {
-				b = b[copy(b, p):]
-			}
-		} else {
-			s := scatter{rest: parts}
-			s.write(header[:r.headerLen])
-			s.write(f.Head)
-			for _, p := range f.Body {
-				s.write(p)
+	if shares > 1 {
+		for _, f := range frames {
+			if flowHash(f.Head)%shares == share {
+				r.picked = append(r.picked, f)
 			}
 		}
-		r.filling = nil
-		n++
+		frames = r.picked
 	}
-	if lost > 0 {
-		r.noBuffer.Add(uint64(lost))
+	for len(frames) > 0 {
+		batch := frames[:min(len(frames), rxBatch)]
+		for i, f := range batch {
+			r.sizes[i] = r.headerLen + f.Len
+		}
+		for at := 0; at < len(batch); {
+			r.reserved = r.q.FillEach(r.sizes[at:len(batch)], r.buffers[:])
+			for i, b := range r.buffers[:r.reserved] {
+				r.write(b, batch[at+i])
+			}
+			at, n, r.reserved = at+r.reserved, n+r.reserved, 0
+			if at == len(batch) {
+				break
+			}
+			if !r.scatter(batch[at], r.sizes[at]) {
+				r.noBuffer.Add(uint64(len(frames) - at)) // with those behind it: nothing overtakes
+				return n
+			}
+			at, n = at+1, n+1
+		}
+		frames = frames[len(batch):]
 	}
 	return n
 }
 
+// write copies a frame and its header to one buffer.
+func (r *rxRing) write(b []byte, f *vswitch.Frame) {
+	if r.headerLen == maxHeader && !f.Offload.NeedsChecksum {
+		// Nearly every frame. This header goes to its place from registers: taken from memory, into which its fields were
+		// written one by one, it would have to wait until all stores before those are done.
+		binary.LittleEndian.PutUint64(b, 0)
+		binary.LittleEndian.PutUint32(b[8:], 1<<16)
+	} else {
+		header := makeHeader(&f.Offload, 1)
+		copy(b, header[:r.headerLen])
+	}
+	b = b[r.headerLen:]
+	b = b[copy(b, f.Head):]
+	for _, p := range f.Body {
+		b = b[copy(b, p):]
+	}
+}
+
+// scatter copies a frame and its header, size bytes in all, to whatever the driver offers. It reports whether that suffices.
+func (r *rxRing) scatter(f *vswitch.Frame, size int) bool {
+	parts, buffers, err := r.q.Fill(size, r.merge)
+	if err != nil {
+		r.fail(err)
+	}
+	if buffers == 0 {
+		return false
+	}
+	r.filling = parts
+	header := makeHeader(&f.Offload, buffers)
+	s := scatter{rest: parts}
+	s.write(header[:r.headerLen])
+	s.write(f.Head)
+	for _, p := range f.Body {
+		s.write(p)
+	}
+	r.filling = nil
+	return true
+}
+
 // finish shows the driver what came. If the memory of a sender went away in the middle of a frame, the
-// buffers for it are the driver's all the same; then the frame gets addresses that are
-// nobody's. The header before is complete.
+// buffers reserved for it and its like are the driver's all the same; then the frames get addresses that are
+// nobody's.
 func (r *rxRing) finish() {
-	if r.filling != nil {
+	var nobody [vswitch.HeaderLen]byte
+	for i := range r.reserved {
+		r.write(r.buffers[i], &vswitch.Frame{Head: nobody[:]})
+	}
+	if r.filling != nil { // the header is complete
 		s := scatter{rest: r.filling}
 		s.skip(r.headerLen)
-		var nobody [vswitch.HeaderLen]byte
 		s.write(nobody[:])
-		r.filling = nil
 	}
+	r.reserved, r.filling = 0, nil
+	clear(r.picked) // they are only lent
+	r.picked = r.picked[:0]
 	r.publish()
 }
 
@@ -307,8 +349,8 @@ const (
 	hdrECN           = 1 << 7 // in gso_type
 )
 
-// putHeader writes a header from nothing but what the switch has made of the sender's.
-func putHeader(h *[maxHeader]byte, o *vswitch.Offload, buffers int) {
+// makeHeader returns a header of nothing but what the switch has made of the sender's.
+func makeHeader(o *vswitch.Offload, buffers int) (h [maxHeader]byte) {
 	if o.NeedsChecksum {
 		h[0] = hdrNeedsChecksum
 		h[1] = byte(o.GSO)
@@ -321,6 +363,7 @@ func putHeader(h *[maxHeader]byte, o *vswitch.Offload, buffers int) {
 		binary.LittleEndian.PutUint16(h[8:], o.ChecksumOffset)
 	}
 	binary.LittleEndian.PutUint16(h[10:], uint16(buffers))
+	return h
 }
 
 // flowHash returns the same number for all frames of a flow: from IP addresses and, unless the packet is

@@ -222,6 +222,9 @@ func (v *VirtioNet) stop(index int) (base uint32) {
 	base = r.q.Base()
 	r.q = nil
 	r.call.close()
+	if index%2 == 0 {
+		clear(v.rx[index/2].buffers[:]) // of memory that may go
+	}
 	r.mu.Unlock()
 	v.choose()
 	return base

@@ -54,9 +54,7 @@ func (t *txRing) Pull(budget int) (n int) {
 	} else {
 		t.stopped.Add(uint64(n))
 	}
-	for i := range n {
-		t.q.Done(&t.chains[i], 0)
-	}
+	t.q.DoneAll(t.chains[:n])
 	t.publish()
 	return n
 }
@@ -65,6 +63,22 @@ func (t *txRing) Pull(budget int) (n int) {
 // whole header becomes an empty frame, which the switch counts as too short.
 func (t *txRing) lend(i int) {
 	out := t.chains[i].Out
+	f := &t.frames[i]
+	if len(out) == 1 && t.headerLen == maxHeader && len(out[0]) >= maxHeader {
+		if b := out[0]; binary.LittleEndian.Uint16(b) == 0 {
+			b = b[maxHeader:]
+			k := copy(t.heads[i][:], b)
+			f.Head = t.heads[i][:k]
+			f.Body = f.Body[:0]
+			if k < len(b) {
+				t.bodies[i] = append(t.bodies[i][:0], b[k:])
+				f.Body = t.bodies[i]
+			}
+			f.Len = len(b)
+			f.Offload = vswitch.Offload{}
+			return
+		}
+	}
 	var header [maxHeader]byte
 	got := 0
 	var rest []byte // of the part in which the header ends
@@ -73,7 +87,6 @@ func (t *txRing) lend(i int) {
 		got += k
 		rest, out = out[0][k:], out[1:]
 	}
-	f := &t.frames[i]
 	if got < t.headerLen {
 		*f = vswitch.Frame{}
 		return
