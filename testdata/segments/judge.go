@@ -107,15 +107,16 @@ func (t *tally) ipv6(h header.IPv6, gso byte) error {
 		return errors.New("malformed IPv6 header")
 	}
 	segment := h[header.IPv6MinimumSize:][:h.PayloadLength()]
+	protocol := tcpip.TransportProtocolNumber(h.NextHeader()) // of an extension header too, which is judged no further
 	src, dst := h.SourceAddress(), h.DestinationAddress()
-	if h.TransportProtocol() == header.ICMPv6ProtocolNumber {
+	if protocol == header.ICMPv6ProtocolNumber {
 		if len(segment) < header.ICMPv6MinimumSize ||
 			checksum.Checksum(segment, header.PseudoHeaderChecksum(header.ICMPv6ProtocolNumber, src, dst, uint16(len(segment)))) != 0xffff {
 			return errors.New("checksum of ICMPv6")
 		}
 		return nil
 	}
-	return t.transport(h.TransportProtocol(), src, dst, segment, gso, gsoTCPv6)
+	return t.transport(protocol, src, dst, segment, gso, gsoTCPv6)
 }
 
 // transport judges what an IP packet carries. tcpGSO is the gso_type that TCP over this IP has.
