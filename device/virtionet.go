@@ -32,6 +32,9 @@ type VirtioNetConfig struct {
 	// NoOffload offers no partial checksums and no segmentation, in neither direction.
 	NoOffload bool
 
+	// MTU is that of the network, in bytes, for the hypervisor to tell the guest; 0: the guest's MTU is its own affair.
+	MTU int
+
 	// Pollers look after the transmit rings. If nil, each ring has a worker of its own, which sleeps when there is
 	// nothing to do.
 	Pollers  *Pollers
@@ -86,6 +89,9 @@ func NewVirtioNet(c VirtioNetConfig) (*VirtioNet, error) {
 	}
 	if c.Pairs < 0 || c.Pairs > MaxPairs {
 		return nil, fmt.Errorf("%d queue pairs: from 1 to %d", c.Pairs, MaxPairs)
+	}
+	if c.MTU != 0 && (c.MTU < minMTU || c.MTU > maxMTU) {
+		return nil, fmt.Errorf("MTU %d: from %d to %d", c.MTU, minMTU, maxMTU)
 	}
 	v := &VirtioNet{log: c.Log.With("port", c.Name), config: c}
 	v.active.Store(new([]*rxRing))

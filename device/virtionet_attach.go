@@ -19,6 +19,7 @@ import (
 const (
 	featureCsum       = 1 << 0 // the guest leaves checksums to us
 	featureGuestCsum  = 1 << 1 // it does without them
+	featureMTU        = 1 << 3
 	featureGuestTSO4  = 1 << 7
 	featureGuestTSO6  = 1 << 8
 	featureGuestECN   = 1 << 9
@@ -41,6 +42,12 @@ const (
 		featureHostTSO4 | featureHostTSO6 | featureHostECN | featureGuestUSO4 | featureGuestUSO6 | featureHostUSO
 )
 
+// What virtio permits as an MTU, in bytes (5.1.4.1).
+const (
+	minMTU = 68
+	maxMTU = 65535
+)
+
 // Features implements vhostuser.Backend.
 func (v *VirtioNet) Features() uint64 {
 	f := uint64(featuresAlways)
@@ -50,6 +57,9 @@ func (v *VirtioNet) Features() uint64 {
 	if !v.config.NoPacked {
 		f |= featurePacked
 	}
+	if v.config.MTU != 0 {
+		f |= featureMTU
+	}
 	if v.config.Pairs > 1 { // with one, User Mode Linux would look for a control queue, which QEMU keeps to itself
 		f |= featureMQ
 	}
@@ -58,7 +68,10 @@ func (v *VirtioNet) Features() uint64 {
 
 // ProtocolFeatures implements vhostuser.Backend.
 func (v *VirtioNet) ProtocolFeatures() uint64 {
-	return vhostuser.ProtocolAll &^ vhostuser.ProtocolNetMTU
+	if v.config.MTU == 0 {
+		return vhostuser.ProtocolAll &^ vhostuser.ProtocolNetMTU
+	}
+	return vhostuser.ProtocolAll
 }
 
 // QueuePairs implements vhostuser.Backend.
@@ -300,8 +313,13 @@ func (v *VirtioNet) SetLog(l *vhostuser.Log) error {
 	return nil
 }
 
-// SetMTU implements vhostuser.Backend. The feature is not offered: the guest's MTU is its own affair.
-func (v *VirtioNet) SetMTU(uint16) error { return errors.ErrUnsupported }
+// SetMTU implements vhostuser.Backend. The guest may have been told less than the network takes, and not more.
+func (v *VirtioNet) SetMTU(mtu uint16) error {
+	if int(mtu) > v.config.MTU {
+		return fmt.Errorf("the guest was told an MTU of %d, and that of its network is %d", mtu, v.config.MTU)
+	}
+	return nil
+}
 
 // SendRARP implements vhostuser.Backend: a reverse ARP request by which the switch, and others behind
 // it, learn where the address has gone (RFC 903).

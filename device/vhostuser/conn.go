@@ -283,7 +283,11 @@ func (c *conn) answer() error {
 	c.drop()
 	ack := c.h.flags&flagNeedReply != 0
 	if no := (refusal{}); errors.As(err, &no) && ack {
-		c.log.Debug("vhost-user: request refused", "err", no.error)
+		level := slog.LevelWarn
+		if errors.Is(err, ErrProtocol) { // we do not serve it, as front ends may find out by asking
+			level = slog.LevelDebug
+		}
+		c.log.Log(c.ctx, level, "vhost-user: request refused", "request", c.h.req, "err", no.error)
 		reply, err = u64(1), nil
 	}
 	switch {
