@@ -242,42 +242,73 @@ func TestVirtioNetTulip(t *testing.T) {
 	}
 }
 
-// TestVirtioNetAllocations has nothing allocated for a frame that a guest sends.
+// TestVirtioNetAllocations has nothing allocated for a frame from a guest through the switch to another guest: as it is, or
+// finished for it, with a synthetic or a legacy adapter.
 func TestVirtioNetAllocations(t *testing.T) {
+	sumHeader := tsoHeader
+	sumHeader[1] = 0
 	for _, o := range layouts {
-		t.Run(o.String(), func(t *testing.T) {
-			sw := newSwitch(t)
-			v := newVirtioNet(t, device.VirtioNetConfig{})
-			joinVirtioNet(t, sw, v, "guest")
-			_, err := sw.Join("bin", bin{}, vswitch.PortOptions{})
-			check(t, err)
-			g := attachVirtio(t, v, virtioOptions{Options: o})
-			r := g.tx[0]
-			copy(r.ram.Bytes(r.buffers[0], 2048)[12:], tt.Frame(tt.Broadcast, macA, 1514))
-			r.one[0] = virtqtest.Buffer{Addr: r.buffers[0], Len: 12 + 1514}
-			sent := 0
-			load := func() {
-				for range 16 {
-					r.Add(r.one[:], 0, false)
+		for _, load := range []struct {
+			name   string
+			header [12]byte
+			frame  []byte
+			pieces int
+		}{
+			{"frames", [12]byte{}, tt.Frame(tt.Broadcast, macA, 1514), 1},
+			{"checksums", sumHeader, tcpFrame(tt.Broadcast, macA, 1400), 1},
+			{"segments", tsoHeader, tcpFrame(tt.Broadcast, macA, 1400), 3},
+		} {
+			t.Run(load.name+"/"+o.String(), func(t *testing.T) {
+				sw := newSwitch(t)
+				v, to, old := newVirtioNet(t, device.VirtioNetConfig{}), newVirtioNet(t, device.VirtioNetConfig{}), newAdapter(t, macB)
+				joinVirtioNet(t, sw, v, "sender")
+				receivers := []*vswitch.Member{joinVirtioNet(t, sw, to, "receiver"), join(t, sw, old, "old")}
+				g := attachVirtio(t, v, virtioOptions{Options: o, features: fCsum | fHostTSO4})
+				rx := attachVirtio(t, to, virtioOptions{Options: o}).rx[0]
+				legacy := attach(t, old)
+				d := legacy.driver(macB, tt.Options{})
+				own := bytesOf(tt.OWN, 4)
+				r := g.tx[0]
+				n := copy(r.ram.Bytes(r.buffers[0], 2048), append(load.header[:], load.frame...))
+				r.one[0] = virtqtest.Buffer{Addr: r.buffers[0], Len: uint32(n)}
+				frames := loadLen / load.pieces
+				sent, received := 0, 0
+				run := func() {
+					for i := range 16 {
+						legacy.WriteMem(d.RxDesc(i), own)
+					}
+					for range frames {
+						r.Add(r.one[:], 0, false)
+					}
+					r.Publish() // and no kick
+					for n := 0; n < frames; {
+						n += v.Pull(0)
+					}
+					for range frames {
+						if _, ok := r.Reap(); ok {
+							sent++
+						}
+					}
+					for u, ok := rx.Reap(); ok; u, ok = rx.Reap() {
+						rx.give(u.Token, 2048)
+						received++
+					}
+					rx.Publish()
 				}
-				r.Publish() // and no kick
-				for n := 0; n < 16; {
-					n += v.Pull(0)
+				run()
+				if n := testing.AllocsPerRun(50, run); n != 0 {
+					t.Errorf("%v allocations for %d frames", n, frames)
 				}
-				for range 16 {
-					if _, ok := r.Reap(); ok {
-						sent++
+				if sent != 52*frames || received != 52*frames*load.pieces {
+					t.Errorf("%d buffers came back and %d frames arrived, want %d and %d", sent, received, 52*frames, 52*frames*load.pieces)
+				}
+				for _, m := range receivers {
+					if s := m.Stats(); s.TxFrames != uint64(received) || s.Drops.Total() != 0 {
+						t.Errorf("%s: %d frames and %d drops, want %d and none", m.Name(), s.TxFrames, s.Drops.Total(), received)
 					}
 				}
-			}
-			load()
-			if n := testing.AllocsPerRun(50, load); n != 0 {
-				t.Errorf("%v allocations for 16 frames", n)
-			}
-			if sent != 52*16 {
-				t.Errorf("%d buffers came back, want %d", sent, 52*16)
-			}
-		})
+			})
+		}
 	}
 }
 
