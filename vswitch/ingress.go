@@ -63,18 +63,25 @@ func (in *Ingress) Forward(frames []Frame) {
 	in.deliver(t)
 }
 
-// sort puts each frame on the lists of the ports that are to get it.
+// sort puts each frame on the lists of the ports that are to get it. Frames come in runs, from one address to
+// another: what was found out about them holds for the frames that follow.
 func (in *Ingress) sort(t *table, frames []Frame) {
 	fdb := in.sw.fdb
 	epoch := in.sw.epoch.Load()
 	alone := t.only(in.from)
+	var (
+		rx            tally
+		learned, last macKey   // addresses of the frame before
+		to            *Member  // where last is; nil: not known, or everywhere
+		list          *ownList // of to; nil: not looked for yet
+	)
 	for i := range frames {
 		f := &frames[i]
 		if reason, ok := f.check(); !ok {
 			in.drop(reason)
 			continue
 		}
-		in.rx.add(f)
+		rx.add(f)
 		dst, src := addresses(f.Head)
 		if src&groupBit != 0 || src == 0 {
 			in.drop(DropBadSource)
@@ -84,24 +91,34 @@ func (in *Ingress) sort(t *table, frames []Frame) {
 			in.drop(DropReserved)
 			continue
 		}
-		if fdb.learn(src, in.from.slot, epoch) {
-			in.moves++
+		if src != learned {
+			learned = src
+			if fdb.learn(src, in.from.slot, epoch) {
+				in.moves++
+			}
+			last, to, list = 0, nil, nil // it may be the address that was looked up; of zeros, nothing is ever known
 		}
-		var to *Member
-		if dst&groupBit == 0 {
-			to = t.member(fdb.lookup(dst))
+		if dst != last {
+			last, to, list = dst, nil, nil
+			if dst&groupBit == 0 {
+				to = t.member(fdb.lookup(dst))
+			}
 		}
 		switch {
 		case to == in.from:
 			in.drop(DropHairpin)
 		case to != nil:
-			in.unicast(to, f)
+			if list == nil {
+				list = in.list(to)
+			}
+			list.frames = append(list.frames, f)
 		case alone:
 			in.drop(DropNoPort)
 		default:
 			in.everybody(f)
 		}
 	}
+	in.rx.join(rx)
 }
 
 func (in *Ingress) drop(reason DropReason) {
@@ -109,9 +126,9 @@ func (in *Ingress) drop(reason DropReason) {
 	in.lost = true
 }
 
-// unicast adds f to the list of one port. The list begins with the floods that
-// came before.
-func (in *Ingress) unicast(to *Member, f *Frame) {
+// list returns the list of one port, until another port's is asked for. It begins with the floods that came
+// before.
+func (in *Ingress) list(to *Member) *ownList {
 	n := int(in.where[to.slot])
 	if n == 0 {
 		n = len(in.own) + 1
@@ -125,8 +142,7 @@ func (in *Ingress) unicast(to *Member, f *Frame) {
 		l.frames = append(l.frames, in.flood...)
 		in.where[to.slot] = uint16(n)
 	}
-	l := &in.own[n-1]
-	l.frames = append(l.frames, f)
+	return &in.own[n-1]
 }
 
 // everybody adds f to the list of every port but the sender's.

@@ -106,6 +106,13 @@ func (t *tally) add(f *Frame) {
 	t.multicast += uint64(f.Head[0] & 1)
 }
 
+// join adds what another tally counted.
+func (t *tally) join(o tally) {
+	t.frames += o.frames
+	t.bytes += o.bytes
+	t.multicast += o.multicast
+}
+
 // counters is a tally that several goroutines add to.
 type counters struct {
 	frames, bytes, multicast atomic.Uint64
