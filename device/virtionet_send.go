@@ -13,7 +13,7 @@ import (
 )
 
 // txBudget bounds the frames of one Pull of a transmit ring.
-const txBudget = 32
+const txBudget = 64
 
 // txRing is a transmit ring from the guest's point of view, and a source of frames for its worker. mu
 // is held during a whole Pull: the memory that is lent to receivers stays while the ring runs.
