@@ -257,10 +257,14 @@ func (r *rxRing) deliver(frames []*vswitch.Frame, share, shares uint32) (n int) 
 // write copies a frame and its header to one buffer.
 func (r *rxRing) write(b []byte, f *vswitch.Frame) {
 	if r.headerLen == maxHeader && !f.Offload.NeedsChecksum {
-		// Nearly every frame. This header goes to its place from registers: taken from memory, into which its fields were
-		// written one by one, it would have to wait until all stores before those are done.
-		binary.LittleEndian.PutUint64(b, 0)
-		binary.LittleEndian.PutUint32(b[8:], 1<<16)
+		// Nearly every frame. A buffer that was used before has the same header in it as a rule. Then it is not written, and
+		// its cache line stays with the processor that read it last. Otherwise it is from registers:
+		// taken from memory, into which its fields were written one by one, it would have to wait until all
+		// stores before those are done.
+		if binary.LittleEndian.Uint64(b) != 0 || binary.LittleEndian.Uint32(b[8:]) != 1<<16 {
+			binary.LittleEndian.PutUint64(b, 0)
+			binary.LittleEndian.PutUint32(b[8:], 1<<16)
+		}
 	} else {
 		header := makeHeader(&f.Offload, 1)
 		copy(b, header[:r.headerLen])

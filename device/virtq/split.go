@@ -233,10 +233,15 @@ func (q *Queue) readSplit(chains []Chain) {
 	}
 }
 
-// setUsed writes a used entry: both halves in one store, which neither processor needs aligned.
+// setUsed writes a used entry, both halves in one store, which neither processor needs aligned. The entry
+// may be the same as in the last round: then it is not written, and its cache line stays with the
+// processor that reads it.
 func (r *splitRing) setUsed(index uint16, e entry) {
 	at := 8 * int(index&r.mask)
-	binary.LittleEndian.PutUint64(r.usedRing[at:at+8], uint64(e.id)|uint64(e.written)<<32)
+	b, v := r.usedRing[at:at+8], uint64(e.id)|uint64(e.written)<<32
+	if binary.LittleEndian.Uint64(b) != v {
+		binary.LittleEndian.PutUint64(b, v)
+	}
 }
 
 // publishSplit moves the driver's used index, and reports from where if it moved.
