@@ -38,15 +38,15 @@ const (
 
 // load is what the generator does.
 type load struct {
-	mode   string // of the generator: "uni", "bidi" or "rtt"
+	mode   string // of the generator: "uni", "bidi" or "rtt"; "tcp" between Linux guests
 	size   int    // bytes of a frame
 	macs   int    // pairs of addresses; 0: one
 	driver string // properties of both virtio-user devices
 }
 
-// measured is one measurement's result: rates in Mpps, or round trips in µs.
+// measured is one measurement's result: rates in Mpps, round trips in µs, or rates of TCP in Gbit/s.
 type measured struct {
-	windows []float64 // of 20 ms each
+	windows []float64 // of 20 ms each, or of 100 ms for TCP
 	p99     float64   // of round trips
 }
 
@@ -73,7 +73,7 @@ func (l load) generate(n *namespace, ports [2]string, meanwhile func(*pinned) er
 	}
 	var output, problems strings.Builder
 	cmd := vgen.Config{
-		Ports: ports, Mode: l.mode, Size: l.size, MACs: l.macs, Seconds: 1, HugePages: true, Core: c.generator,
+		Ports: ports, Mode: l.mode, Size: l.size, MACs: l.macs, Seconds: 1, HugePages: true,
 	}.Command(cache)
 	cmd.Stdout, cmd.Stderr = &output, &problems
 	p, err := startPinned(c.generator, n, cmd)
@@ -128,46 +128,53 @@ func place() (dir string, remove func(), err error) {
 
 // polderSide measures polder serve with two synthetic adapters, which have these further keys in the configuration.
 func polderSide(keys string) side {
-	return func(l load) (m measured, err error) {
-		program, err := polder()
-		if err != nil {
-			return m, err
-		}
-		dir, remove, err := place()
-		if err != nil {
-			return m, err
-		}
-		defer remove()
-		config := filepath.Join(dir, "polder.yaml")
-		if err := os.WriteFile(config, fmt.Appendf(nil, `
+	return func(l load) (measured, error) {
+		return withPolder(keys, func(sockets [2]string) (measured, error) {
+			return l.generate(nil, l.virtioUser(sockets), nil)
+		})
+	}
+}
+
+// withPolder measures with the sockets of polder serve's two synthetic adapters, as polderSide has them.
+func withPolder(keys string, measure func(sockets [2]string) (measured, error)) (m measured, err error) {
+	program, err := polder()
+	if err != nil {
+		return m, err
+	}
+	dir, remove, err := place()
+	if err != nil {
+		return m, err
+	}
+	defer remove()
+	config := filepath.Join(dir, "polder.yaml")
+	if err := os.WriteFile(config, fmt.Appendf(nil, `
 switches:
   - name: bench
 vms:
   - {name: a, adapters: [{kind: synthetic, switch: bench%[1]s}]}
   - {name: b, adapters: [{kind: synthetic, switch: bench%[1]s}]}
 `, keys), 0o644); err != nil {
-			return m, err
-		}
-		c, err := twoCores()
-		if err != nil {
-			return m, err
-		}
-		p, err := startPinned(c.backEnd, nil, exec.Command(program, "serve", "--runtime-dir", dir, "-c", config))
-		if err != nil {
-			return m, err
-		}
-		defer p.stop()
-		sockets := [2]string{filepath.Join(dir, "a.sock"), filepath.Join(dir, "b.sock")}
-		if err := p.waitSockets(sockets[:]...); err != nil {
-			return m, err
-		}
-		m, err = l.generate(nil, l.virtioUser(sockets), nil)
-		if err != nil {
-			p.stop()
-			err = fmt.Errorf("%w\n%s", err, p.printed())
-		}
 		return m, err
 	}
+	c, err := twoCores()
+	if err != nil {
+		return m, err
+	}
+	p, err := startPinned(c.backEnd, nil, exec.Command(program, "serve", "--runtime-dir", dir, "-c", config))
+	if err != nil {
+		return m, err
+	}
+	defer p.stop()
+	sockets := [2]string{filepath.Join(dir, "a.sock"), filepath.Join(dir, "b.sock")}
+	if err := p.waitSockets(sockets[:]...); err != nil {
+		return m, err
+	}
+	m, err = measure(sockets)
+	if err != nil {
+		p.stop()
+		err = fmt.Errorf("%w\n%s", err, p.printed())
+	}
+	return m, err
 }
 
 // testpmd measures DPDK's testpmd, which passes frames on between two vhost ports without looking at them.
@@ -203,7 +210,15 @@ func testpmd(l load) (m measured, err error) {
 }
 
 // openVSwitch measures the learning bridge of Open vSwitch's data path on DPDK, as its package has it set.
-func openVSwitch(l load) (m measured, err error) {
+func openVSwitch(l load) (measured, error) {
+	return withOpenVSwitch("dpdkvhostuserclient", func(sockets [2]string) (measured, error) {
+		return l.generate(nil, l.virtioUser(sockets, "server=1"), nil)
+	})
+}
+
+// withOpenVSwitch measures with the sockets of two ports of that bridge. Those of type dpdkvhostuserclient connect to
+// them, and those of type dpdkvhostuser listen there.
+func withOpenVSwitch(portType string, measure func(sockets [2]string) (measured, error)) (m measured, err error) {
 	dir, remove, err := place()
 	if err != nil {
 		return m, err
@@ -245,9 +260,10 @@ func openVSwitch(l load) (m measured, err error) {
 		"other_config:dpdk-lcore-mask="+mask, "other_config:pmd-cpu-mask="+mask, "other_config:dpdk-alloc-mem=512",
 		fmt.Sprintf(`other_config:dpdk-extra="-d %s --no-pci --no-telemetry --in-memory"`, cache.Path("dpdk/drivers")),
 		"--", "add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev",
-		"--", "add-port", "br0", "a", "--", "set", "Interface", "a", "type=dpdkvhostuserclient",
+		// A port that listens does so at its own name in OVS_RUNDIR.
+		"--", "add-port", "br0", "a.sock", "--", "set", "Interface", "a.sock", "type="+portType,
 		"options:vhost-server-path="+sockets[0],
-		"--", "add-port", "br0", "b", "--", "set", "Interface", "b", "type=dpdkvhostuserclient",
+		"--", "add-port", "br0", "b.sock", "--", "set", "Interface", "b.sock", "type="+portType,
 		"options:vhost-server-path="+sockets[1]).CombinedOutput(); err != nil {
 		return m, fmt.Errorf("ovs-vsctl: %w: %s", err, out)
 	}
@@ -256,7 +272,12 @@ func openVSwitch(l load) (m measured, err error) {
 		return m, err
 	}
 	defer p.stop()
-	m, err = l.generate(nil, l.virtioUser(sockets, "server=1"), nil)
+	if portType == "dpdkvhostuser" {
+		if err := p.waitSockets(sockets[:]...); err != nil {
+			return m, err
+		}
+	}
+	m, err = measure(sockets)
 	if err != nil {
 		p.stop()
 		err = fmt.Errorf("%w\n%s", err, p.printed())

@@ -29,7 +29,7 @@ func TestMain(m *testing.M) { os.Exit(run(m)) }
 func run(m *testing.M) int {
 	var err error
 	if cache, err = guest.Find("bin/qemu-system-x86_64", "boot/ipxe.lkrn", "installer/initrd.gz", "guest/initramfs.gz",
-		"bin/linux.uml", "guest/uml-initramfs.gz"); err != nil {
+		"bin/linux.uml", "guest/uml-initramfs.gz", "bin/vgen", "bin/dpdk-testpmd"); err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		return 1
 	}

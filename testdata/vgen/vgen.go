@@ -12,7 +12,8 @@ import (
 	"polder/testdata/guest"
 )
 
-// Config is one run of the generator. Zero values of numbers are the generator's own defaults.
+// Config is one run of the generator, which keeps the first processor that it may use busy. Zero values of numbers are
+// the generator's own defaults.
 type Config struct {
 	// Ports are the two devices to send between, as DPDK's option --vdev has them. See VirtioUser.
 	Ports [2]string
@@ -31,9 +32,6 @@ type Config struct {
 	// HugePages has the generator's memory in huge pages, of which 64 of 2 MiB must be free. Otherwise it is in
 	// ordinary ones.
 	HugePages bool
-
-	// Core is the processor that the generator keeps busy.
-	Core int
 }
 
 // Result is what one run has found.
@@ -70,7 +68,7 @@ func Memory(hugePages bool) []string {
 // Command returns the run as a command that is not started. Its standard output is for ParseResult; what goes wrong
 // is on its standard error.
 func (c Config) Command(cache guest.Cache) *exec.Cmd {
-	args := []string{"--lcores", fmt.Sprintf("0@%d", c.Core), "--no-pci", "--no-telemetry", "--log-level", "error"}
+	args := []string{"--no-pci", "--no-telemetry", "--log-level", "error"}
 	args = append(args, Memory(c.HugePages)...)
 	for _, port := range c.Ports {
 		args = append(args, "--vdev", port)

@@ -17,14 +17,14 @@ func TestCommand(t *testing.T) {
 		want   []string
 	}{
 		{"defaults", Config{Ports: ports, Mode: "verify"}, []string{
-			"/c/bin/vgen", "--lcores", "0@0", "--no-pci", "--no-telemetry", "--log-level", "error",
+			"/c/bin/vgen", "--no-pci", "--no-telemetry", "--log-level", "error",
 			"--no-huge", "--no-shconf", "-m", "256",
 			"--vdev", "net_virtio_user0,mac=02:00:00:00:0a:00,path=/a.sock,packed_vq=1,in_order=0",
 			"--vdev", "net_virtio_user1,mac=02:00:00:00:0b:00,path=/b.sock",
 			"--", "--mode", "verify"}},
 		{"everything", Config{Ports: [2]string{"x", "y"}, Mode: "uni", Size: 64, Seconds: 1.5, Frames: 10, MACs: 3, Queues: 2,
-			Room: 512, Scatter: true, HugePages: true, Core: 4}, []string{
-			"/c/bin/vgen", "--lcores", "0@4", "--no-pci", "--no-telemetry", "--log-level", "error",
+			Room: 512, Scatter: true, HugePages: true}, []string{
+			"/c/bin/vgen", "--no-pci", "--no-telemetry", "--log-level", "error",
 			"--in-memory", "--single-file-segments", "-m", "128",
 			"--vdev", "x", "--vdev", "y", "--", "--mode", "uni", "--size", "64", "--frames", "10", "--macs", "3",
 			"--queues", "2", "--room", "512", "--seconds", "1.5", "--scatter"}},
