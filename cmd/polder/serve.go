@@ -108,6 +108,10 @@ func (c *qemuArgsCmd) Run(env *environment) error {
 			continue
 		}
 		args := qemu.MemoryArgs(uint64(vm.Memory))
+		mtu := map[string]int{}
+		for _, s := range cfg.Switches {
+			mtu[s.Name] = s.MTU
+		}
 		for i, a := range vm.Adapters {
 			name := config.AdapterName(vm.Name, i)
 			qa := qemu.Adapter{ID: name, Socket: build.SocketPath(env.dir, name), BootIndex: -1}
@@ -115,7 +119,7 @@ func (c *qemuArgsCmd) Run(env *environment) error {
 				qa.BootIndex = *a.BootIndex
 			}
 			if a.Kind == config.KindSynthetic {
-				qa.Synthetic = &qemu.Synthetic{MAC: vswitch.MAC(a.MAC).String(), Queues: max(a.Queues, 1), ROM: a.ROM}
+				qa.Synthetic = &qemu.Synthetic{MAC: vswitch.MAC(a.MAC).String(), Queues: max(a.Queues, 1), MTU: mtu[a.Switch], ROM: a.ROM}
 			}
 			args = append(args, qa.DeviceArgs()...)
 		}

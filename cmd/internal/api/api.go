@@ -78,6 +78,7 @@ type Adapter struct {
 	Switch string `json:"switch"`
 	Kind   string `json:"kind"`
 	MAC    string `json:"mac"`
+	MTU    int    `json:"mtu"` // of its switch, bytes
 	Socket string `json:"socket"`
 }
 

@@ -50,10 +50,13 @@ type server interface {
 	Close() error
 }
 
-// newCard makes the card that r asks for.
-func newCard(r api.AdapterRequest, spinners *vfiouser.Spinners, log *slog.Logger) (card, error) {
+// newCard makes the card that r asks for, for a network with an MTU.
+func newCard(r api.AdapterRequest, mtu int, spinners *vfiouser.Spinners, log *slog.Logger) (card, error) {
 	switch r.Kind {
 	case "", config.KindLegacy:
+		if err := config.CheckLegacyMTU(r.Switch, mtu); err != nil {
+			return nil, err
+		}
 		mac, err := config.ParseMAC(r.MAC)
 		if err != nil {
 			return nil, err
@@ -66,7 +69,7 @@ func newCard(r api.AdapterRequest, spinners *vfiouser.Spinners, log *slog.Logger
 		return &legacy{Tulip: t, spinners: spinners}, err
 	case config.KindSynthetic:
 		v, err := device.NewVirtioNet(device.VirtioNetConfig{
-			Name: r.Name, Pairs: r.Queues, NoPacked: r.NoPacked, NoOffload: r.NoOffload, Spinners: spinners, Log: log,
+			Name: r.Name, Pairs: r.Queues, NoPacked: r.NoPacked, NoOffload: r.NoOffload, MTU: mtu, Spinners: spinners, Log: log,
 		})
 		return synthetic{v}, err
 	}
@@ -109,7 +112,7 @@ func (l *legacy) listen(path string, log *slog.Logger, name string) (server, err
 
 func (l *legacy) status() (bool, map[string]uint64) {
 	s := l.Stats()
-	return s.Attached, map[string]uint64{"filtered": s.Filtered, "no-buffer": s.NoBuffer, "stopped": s.Stopped}
+	return s.Attached, map[string]uint64{"filtered": s.Filtered, "oversize": s.Oversize, "no-buffer": s.NoBuffer, "stopped": s.Stopped}
 }
 
 // synthetic is the card that is fast. Its rings have workers of their own.
@@ -135,7 +138,7 @@ func (s synthetic) status() (bool, map[string]uint64) {
 // start makes the adapter's parts in the order in which frames need them.
 func (a *adapter) start(sw *vswitch.Switch, r api.AdapterRequest, spinners *vfiouser.Spinners, log *slog.Logger) (err error) {
 	r.MAC = a.MAC
-	c, err := newCard(r, spinners, log)
+	c, err := newCard(r, a.MTU, spinners, log)
 	if err != nil {
 		return err
 	}

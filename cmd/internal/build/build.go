@@ -241,7 +241,7 @@ func (w *World) AddAdapter(r api.AdapterRequest) (_ api.Adapter, err error) {
 		}
 	}
 	a := &adapter{Adapter: api.Adapter{
-		Name: r.Name, Switch: r.Switch, Kind: cmp.Or(r.Kind, config.KindLegacy), MAC: mac.String(), Socket: SocketPath(w.dir, r.Name),
+		Name: r.Name, Switch: r.Switch, Kind: cmp.Or(r.Kind, config.KindLegacy), MAC: mac.String(), MTU: n.config.MTU, Socket: SocketPath(w.dir, r.Name),
 	}}
 	if err := a.start(n.sw, r, w.spinners, w.log); err != nil {
 		return none, fmt.Errorf("adapter %q: %w", r.Name, err)

@@ -40,6 +40,7 @@ type Switch struct {
 	Type       string        `yaml:"type"`        // "private"
 	AgeingTime time.Duration `yaml:"ageing_time"` // 0: 300 s
 	MaxMACs    int           `yaml:"max_macs"`    // 0: 8192
+	MTU        int           `yaml:"mtu"`         // bytes, which synthetic adapters tell their guests; 0: DefaultMTU
 	PXE        *PXE          `yaml:"pxe"`         // nil: none on this switch
 }
 
@@ -88,6 +89,9 @@ type VM struct {
 	Memory   Bytes     `yaml:"memory"` // of the guest; 0: 512 MiB
 	Adapters []Adapter `yaml:"adapters"`
 }
+
+// DefaultMTU is Ethernet's. Legacy adapters know no other.
+const DefaultMTU = 1500
 
 // NoROM in place of a file leaves an adapter without a boot ROM.
 const NoROM = "none"
@@ -236,7 +240,7 @@ func decodeError(file string, text []byte, err error) error {
 var unknownField = regexp.MustCompile(`unknown field "([^"]*)"`)
 
 // keys are all there are, for proposals.
-var keys = strings.Fields(`switches vms name type ageing_time max_macs pxe address pool lease router dns root boot
+var keys = strings.Fields(`switches vms name type ageing_time max_macs mtu pxe address pool lease router dns root boot
 	reservations match file script kernel initrd append mac uuid arch user_class vendor_class hostname memory adapters switch kind bootindex rom
 	queues packed offload`)
 
@@ -279,6 +283,7 @@ func (c *Config) complete(dir string) {
 	for i := range c.Switches {
 		s := &c.Switches[i]
 		s.Type = cmp.Or(s.Type, "private")
+		s.MTU = cmp.Or(s.MTU, DefaultMTU)
 		if s.PXE != nil {
 			s.PXE.complete(dir)
 		}
@@ -426,9 +431,16 @@ func (c *Config) check(file string, text []byte) error {
 		if s.MaxMACs < 0 || s.MaxMACs > 1<<20 {
 			k.failf(path+".max_macs", "switch %q: max_macs %d: from 1 to 1048576", s.Name, s.MaxMACs)
 		}
+		if s.MTU < 576 || s.MTU > 65535 {
+			k.failf(path+".mtu", "switch %q: mtu %d: from 576 to 65535", s.Name, s.MTU)
+		}
 		if s.PXE != nil {
 			s.PXE.check(k, path+".pxe", s.Name)
 		}
+	}
+	mtu := map[string]int{}
+	for _, s := range c.Switches {
+		mtu[s.Name] = s.MTU
 	}
 	vms, names, macs := map[string]bool{}, map[string]bool{}, map[vswitchMAC]string{}
 	for i, vm := range c.VMs {
@@ -455,6 +467,11 @@ func (c *Config) check(file string, text []byte) error {
 				k.failf(path+".bootindex", "vm %q: bootindex %d: from 0", vm.Name, *a.BootIndex)
 			}
 			a.check(k, path, vm.Name)
+			if a.Kind == KindLegacy {
+				if err := CheckLegacyMTU(a.Switch, mtu[a.Switch]); err != nil {
+					k.failf(path, "vm %q: %v", vm.Name, err)
+				}
+			}
 			if err := CheckMAC(vswitch.MAC(a.MAC)); err != nil {
 				k.failf(path+".mac", "vm %q: %v", vm.Name, err)
 			}
@@ -486,6 +503,14 @@ func (a *Adapter) check(k *checker, path, vm string) {
 	default:
 		k.failf(path+".kind", "vm %q: kind %q is not one of: legacy, synthetic", vm, a.Kind)
 	}
+}
+
+// CheckLegacyMTU says whether a legacy adapter can be on a switch with this MTU.
+func CheckLegacyMTU(name string, mtu int) error {
+	if mtu > DefaultMTU {
+		return fmt.Errorf("switch %q has an MTU of %d, and a legacy adapter's is %d: take a synthetic adapter or another switch", name, mtu, DefaultMTU)
+	}
+	return nil
 }
 
 // ParseMAC reads the MAC address of an adapter.
@@ -557,5 +582,5 @@ func ForRun(name string, p *PXE) (*Config, error) {
 	p.complete(".")
 	k := &checker{}
 	p.check(k, "", name)
-	return &Config{Switches: []Switch{{Name: name, Type: "private", PXE: p}}}, errors.Join(k.errs...)
+	return &Config{Switches: []Switch{{Name: name, Type: "private", MTU: DefaultMTU, PXE: p}}}, errors.Join(k.errs...)
 }

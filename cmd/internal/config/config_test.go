@@ -42,6 +42,9 @@ func TestParse(t *testing.T) {
 	if p.Root != "/etc/polder/boot" {
 		t.Errorf("root %q does not start at the file's directory", p.Root)
 	}
+	if c.Switches[0].MTU != 1500 {
+		t.Errorf("the MTU is %d", c.Switches[0].MTU)
+	}
 	if p.Lease != 2*time.Hour || p.Pool.Last != netip.MustParseAddr("10.9.0.200") {
 		t.Errorf("lease %v, pool %v", p.Lease, p.Pool)
 	}
@@ -101,6 +104,8 @@ func TestParseRefuses(t *testing.T) {
 		{"memory", "memory: 1G", "memory: much", `f.yaml:19:13: "much" is no amount of memory: write it like 512M or 2G`},
 		{"two boots", "kernel: linux", "kernel: linux\n          file: pxelinux.0", "exactly one of file, script and kernel"},
 		{"reservation elsewhere", "address: 10.9.0.7", "address: 10.8.0.7", "reservation of 10.8.0.7"},
+		{"mtu", "type: private", "mtu: 500", `f.yaml:4:10: switch "lab": mtu 500: from 576 to 65535`},
+		{"mtu of a legacy adapter", "type: private", "mtu: 9000", `f.yaml:21:9: vm "web01": switch "lab" has an MTU of 9000, and a legacy adapter's is 1500: take a synthetic adapter or another switch`},
 		{"no YAML", "vms:", "vms: [", "f.yaml:"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

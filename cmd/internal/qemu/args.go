@@ -30,6 +30,7 @@ type Adapter struct {
 type Synthetic struct {
 	MAC    string
 	Queues int    // pairs, at least 1
+	MTU    int    // bytes, for the guest; 0: QEMU says nothing of it
 	ROM    string // file of a boot ROM, "none", or "" for the one that comes with QEMU, iPXE's
 }
 
@@ -50,6 +51,9 @@ func (a Adapter) syntheticArgs() []string {
 	s := a.Synthetic
 	escape := func(text string) string { return strings.ReplaceAll(text, ",", ",,") }
 	device := fmt.Sprintf("virtio-net-pci,id=%s,netdev=%s-net,mac=%s,ctrl_guest_offloads=off", a.ID, a.ID, s.MAC)
+	if s.MTU != 0 {
+		device += fmt.Sprintf(",host_mtu=%d", s.MTU)
+	}
 	if s.Queues > 1 { // a vector for each queue, for the control queue, and for changes of the configuration
 		device += fmt.Sprintf(",mq=on,vectors=%d", 2*s.Queues+2)
 	}

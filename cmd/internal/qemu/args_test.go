@@ -71,7 +71,7 @@ func TestSyntheticArgs(t *testing.T) {
 		want      string // after rest
 	}{
 		{Synthetic{Queues: 1}, -1, ""},
-		{Synthetic{Queues: 4}, 2, ",mq=on,vectors=10,bootindex=2"},
+		{Synthetic{Queues: 4, MTU: 9000}, 2, ",host_mtu=9000,mq=on,vectors=10,bootindex=2"},
 		{Synthetic{Queues: 1, ROM: "none"}, -1, ",romfile="},
 		{Synthetic{Queues: 1, ROM: "/a,b.rom"}, 0, ",romfile=/a,,b.rom,bootindex=0"},
 	} {
