@@ -112,7 +112,7 @@ func run(name, dir string, args []string) (_ *Guest, err error) {
 	g.cmd = exec.Command(args[0], args[1:]...)
 	g.cmd.Stdout, g.cmd.Stderr = g.serial, g.errors
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{
-		Setpgid:   true,            // so that Kill reaches the machine behind a launcher
+		Setsid:    true,            // so that Kill reaches the machine behind a launcher
 		Pdeathsig: syscall.SIGKILL, // should the test be killed before its cleanup
 	}
 	if g.input, err = g.cmd.StdinPipe(); err == nil {
@@ -147,6 +147,9 @@ func (g *Guest) Kill() {
 	syscall.Kill(-g.cmd.Process.Pid, syscall.SIGKILL)
 	<-g.exited
 }
+
+// Pid is the process id of the machine or its launcher, and the number of its session.
+func (g *Guest) Pid() int { return g.cmd.Process.Pid }
 
 // Wait waits for the machine to power off and returns the process's exit status as os/exec does.
 func (g *Guest) Wait(limit time.Duration) error {
