@@ -52,7 +52,7 @@ type benchmark interface {
 }
 
 var benchmarks = slices.Concat(all(bootComparisons), all(romComparisons), all(wireComparisons), all(tcpComparisons),
-	all(vhostComparisons))
+	all(vhostComparisons), all(umlComparisons), all(tcgComparisons))
 
 func all[B benchmark](of []B) (list []benchmark) {
 	for _, b := range of {
@@ -77,7 +77,7 @@ func run() error {
 	}
 	if cache, err = guest.Find("bin/qemu-system-x86_64", "bin/dnsmasq", "bin/ip", "boot/ipxe.lkrn", "boot/pxelinux.0",
 		"boot/ldlinux.c32", "installer/linux", "installer/initrd.gz",
-		"guest/initramfs.gz", "bin/vgen", "bin/dpdk-testpmd"); err != nil {
+		"guest/initramfs.gz", "bin/vgen", "bin/dpdk-testpmd", "bin/linux.uml", "guest/uml-initramfs.gz"); err != nil {
 		return err
 	}
 	if scratch, err = os.MkdirTemp("", "polder-bench-"); err != nil {

@@ -68,21 +68,7 @@ func startPinned(core int, n *namespace, cmd *exec.Cmd) (*pinned, error) {
 		Setsid:    true,            // the scheduler weighs sessions against each other, and processes within theirs
 		Pdeathsig: syscall.SIGKILL, // should the benchmark be killed
 	}
-	start := func() error {
-		// A child has the processors of the thread that starts it.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		var before, one unix.CPUSet
-		if err := unix.SchedGetaffinity(0, &before); err != nil {
-			return err
-		}
-		one.Set(core)
-		if err := unix.SchedSetaffinity(0, &one); err != nil {
-			return err
-		}
-		defer unix.SchedSetaffinity(0, &before)
-		return cmd.Start()
-	}
+	start := func() error { return onCore(core, cmd.Start) }
 	var err error
 	if n != nil {
 		err = n.do(start)
@@ -96,13 +82,37 @@ func startPinned(core int, n *namespace, cmd *exec.Cmd) (*pinned, error) {
 		p.err = cmd.Wait()
 		close(p.ended)
 	}()
-	// Ahead of all other sessions. A kernel that does not weigh them has no such file.
-	err = os.WriteFile(fmt.Sprintf("/proc/%d/autogroup", cmd.Process.Pid), []byte("-20"), 0)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
+	if err := ahead(cmd.Process.Pid); err != nil {
 		p.stop()
-		return nil, fmt.Errorf("priority of %s: %w (this benchmark needs root: sudo make bench)", p.name, err)
+		return nil, fmt.Errorf("%s: %w", p.name, err)
 	}
 	return p, nil
+}
+
+// onCore calls f, whose children may use this processor only.
+func onCore(core int, f func() error) error {
+	// A child has the processors of the thread that starts it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var before, one unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &before); err != nil {
+		return err
+	}
+	one.Set(core)
+	if err := unix.SchedSetaffinity(0, &one); err != nil {
+		return err
+	}
+	defer unix.SchedSetaffinity(0, &before)
+	return f()
+}
+
+// ahead puts the session of a process ahead of all others. A kernel that does not weigh them has no such file.
+func ahead(pid int) error {
+	err := os.WriteFile(fmt.Sprintf("/proc/%d/autogroup", pid), []byte("-20"), 0)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("priority: %w (this benchmark needs root: sudo make bench)", err)
+	}
+	return nil
 }
 
 // stop ends the process at once.

@@ -28,8 +28,11 @@ func (c windowed) compare(rounds int) error {
 	}
 	defer release()
 	unit, q := "Mpps", 0.9
-	if c.load.mode == "rtt" {
+	switch c.load.mode {
+	case "rtt":
 		unit, q = "us", 0.1 // less is better
+	case "tcp":
+		unit = "Gbit/s"
 	}
 	var ours, peer []float64 // windows
 	var oursP99, peerP99 []float64
