@@ -17,6 +17,7 @@ import (
 
 	"polder/cmd/internal/api"
 	"polder/cmd/internal/config"
+	"polder/device"
 	"polder/device/vfiouser"
 	"polder/pxe"
 	"polder/tulip/bootrom"
@@ -36,6 +37,7 @@ type World struct {
 	adapters map[string]*adapter
 
 	spinners *vfiouser.Spinners // of all adapters' connections
+	pollers  *device.Pollers    // of all synthetic adapters; nil: not in poll mode
 }
 
 // network is a switch and what serves it.
@@ -70,6 +72,11 @@ func New(c *config.Config, dir, version string, log *slog.Logger) (_ *World, err
 			w.Close()
 		}
 	}()
+	if len(c.PollCPUs) > 0 {
+		if w.pollers, err = device.NewPollers(c.PollCPUs); err != nil {
+			return nil, fmt.Errorf("poll mode: %w", err)
+		}
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("directory of sockets: %w", err)
 	}
@@ -243,7 +250,7 @@ func (w *World) AddAdapter(r api.AdapterRequest) (_ api.Adapter, err error) {
 	a := &adapter{Adapter: api.Adapter{
 		Name: r.Name, Switch: r.Switch, Kind: cmp.Or(r.Kind, config.KindLegacy), MAC: mac.String(), MTU: n.config.MTU, Socket: SocketPath(w.dir, r.Name),
 	}}
-	if err := a.start(n.sw, r, w.spinners, w.log); err != nil {
+	if err := a.start(n.sw, r, w.spinners, w.pollers, w.log); err != nil {
 		return none, fmt.Errorf("adapter %q: %w", r.Name, err)
 	}
 	w.adapters[r.Name] = a
@@ -306,6 +313,9 @@ func (w *World) Close() {
 		n.sw.Close()
 	}
 	clear(w.switches)
+	if w.pollers != nil {
+		w.pollers.Close()
+	}
 	w.events.close()
 }
 

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"polder/cmd/internal/api"
 	"polder/cmd/internal/config"
 	"polder/device/vfiouser/vfiousertest"
@@ -138,6 +140,7 @@ func TestFailureLeavesNothing(t *testing.T) {
 		{"a bad UUID", "switches: [{name: lab, pxe: {root: ., reservations: [{uuid: x, address: 10.21.140.9}]}}]", `switch "lab": pxe: reservation: `},
 		{"a bad UUID in a rule", "switches: [{name: lab, pxe: {root: ., boot: [{file: x, match: {uuid: x}}]}}]", `switch "lab": pxe: boot rule: `},
 		{"no ROM", "switches: [{name: lab, pxe: {}}]" + fmt.Sprintf(two, ", rom: none.rom"), `adapter "z": boot ROM: open ` + root + "/none.rom: no such file or directory"},
+		{"no processor", "poll_cpus: [1023]\nswitches: [{name: lab, pxe: {}}]" + fmt.Sprintf(two, ""), "poll mode: processor 1023 is none that this process may run on, which are "},
 		{"the service's MAC address", "switches: [{name: lab, pxe: {}}]" + fmt.Sprintf(two, `, mac: "`+config.DeriveMAC("pxe.lab").String()+`"`), `adapter "z": the boot service has the MAC address`},
 		{"a socket in the way", "switches: [{name: lab, pxe: {}}]" + fmt.Sprintf(two, ""), `adapter "z": `},
 	} {
@@ -316,6 +319,29 @@ func TestSynthetic(t *testing.T) {
 			t.Errorf("%+v: no error", r)
 		}
 	}
+}
+
+// In poll mode, a worker waits for synthetic adapters to come, and ends with the World.
+func TestPollMode(t *testing.T) {
+	var allowed unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &allowed); err != nil {
+		t.Fatal(err)
+	}
+	cpu := 0
+	for !allowed.IsSet(cpu) {
+		cpu++
+	}
+	c := parse(t, t.TempDir(), fmt.Sprintf("poll_cpus: [%d]\nswitches: [{name: a}]\nvms: [{name: web, adapters: [{switch: a, kind: synthetic}]}]", cpu))
+	before := settled(t)
+	w, err := New(c, t.TempDir(), "test", quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w.pollers == nil {
+		t.Error("no worker")
+	}
+	w.Close()
+	wantNoMore(t, before)
 }
 
 // Events reach all who listen, a slow one misses some, and Close ends all.

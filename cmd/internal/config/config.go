@@ -30,6 +30,7 @@ const DefaultSwitch = "default"
 // Config is a daemon's configuration: switches, and the virtual machines whose adapters
 // are on them.
 type Config struct {
+	PollCPUs []int    `yaml:"poll_cpus"` // processors for poll mode; none: workers sleep when there is nothing to do
 	Switches []Switch `yaml:"switches"`
 	VMs      []VM     `yaml:"vms"`
 }
@@ -240,7 +241,7 @@ func decodeError(file string, text []byte, err error) error {
 var unknownField = regexp.MustCompile(`unknown field "([^"]*)"`)
 
 // keys are all there are, for proposals.
-var keys = strings.Fields(`switches vms name type ageing_time max_macs mtu pxe address pool lease router dns root boot
+var keys = strings.Fields(`poll_cpus switches vms name type ageing_time max_macs mtu pxe address pool lease router dns root boot
 	reservations match file script kernel initrd append mac uuid arch user_class vendor_class hostname memory adapters switch kind bootindex rom
 	queues packed offload`)
 
@@ -412,6 +413,13 @@ func (k *checker) failf(path, format string, args ...any) {
 
 func (c *Config) check(file string, text []byte) error {
 	k := &checker{file: file, text: text}
+	for i, cpu := range c.PollCPUs {
+		if path := fmt.Sprintf("$.poll_cpus[%d]", i); cpu < 0 {
+			k.failf(path, "poll_cpus: there is no processor %d", cpu)
+		} else if slices.Contains(c.PollCPUs[:i], cpu) {
+			k.failf(path, "poll_cpus: processor %d is listed twice: one worker fills it", cpu)
+		}
+	}
 	seen := map[string]bool{}
 	for i, s := range c.Switches {
 		path := fmt.Sprintf("$.switches[%d]", i)

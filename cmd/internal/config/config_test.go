@@ -106,6 +106,8 @@ func TestParseRefuses(t *testing.T) {
 		{"reservation elsewhere", "address: 10.9.0.7", "address: 10.8.0.7", "reservation of 10.8.0.7"},
 		{"mtu", "type: private", "mtu: 500", `f.yaml:4:10: switch "lab": mtu 500: from 576 to 65535`},
 		{"mtu of a legacy adapter", "type: private", "mtu: 9000", `f.yaml:21:9: vm "web01": switch "lab" has an MTU of 9000, and a legacy adapter's is 1500: take a synthetic adapter or another switch`},
+		{"a processor twice", "switches:", "poll_cpus: [1, 2, 1]\nswitches:", `f.yaml:2:19: poll_cpus: processor 1 is listed twice: one worker fills it`},
+		{"no processor", "switches:", "poll_cpus: [-1]\nswitches:", `f.yaml:2:13: poll_cpus: there is no processor -1`},
 		{"no YAML", "vms:", "vms: [", "f.yaml:"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
