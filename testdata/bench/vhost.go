@@ -258,7 +258,7 @@ func withOpenVSwitch(portType string, measure func(sockets [2]string) (measured,
 	if out, err := command("ovs-vsctl", "--db=unix:"+remote, "--no-wait", "init",
 		"--", "set", "Open_vSwitch", ".", "other_config:dpdk-init=true",
 		"other_config:dpdk-lcore-mask="+mask, "other_config:pmd-cpu-mask="+mask, "other_config:dpdk-alloc-mem=512",
-		fmt.Sprintf(`other_config:dpdk-extra="-d %s --no-pci --no-telemetry --in-memory"`, cache.Path("dpdk/drivers")),
+		`other_config:dpdk-extra="-d librte_mempool_ring.so --no-pci --no-telemetry --in-memory"`,
 		"--", "add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev",
 		// A port that listens does so at its own name in OVS_RUNDIR.
 		"--", "add-port", "br0", "a.sock", "--", "set", "Interface", "a.sock", "type="+portType,
