@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"os"
@@ -118,12 +119,12 @@ func (c *qemuArgsCmd) Run(env *environment) error {
 		}
 		for i, a := range vm.Adapters {
 			name := config.AdapterName(vm.Name, i)
-			qa := qemu.Adapter{ID: name, Socket: build.SocketPath(env.dir, name), BootIndex: -1}
+			qa := qemu.Adapter{ID: name, Socket: cmp.Or(a.Socket.Path, build.SocketPath(env.dir, name)), BootIndex: -1}
 			if a.BootIndex != nil {
 				qa.BootIndex = *a.BootIndex
 			}
 			if a.Kind == config.KindSynthetic {
-				qa.Synthetic = &qemu.Synthetic{MAC: vswitch.MAC(a.MAC).String(), Queues: max(a.Queues, 1), MTU: mtu[a.Switch], ROM: a.ROM}
+				qa.Synthetic = &qemu.Synthetic{MAC: vswitch.MAC(a.MAC).String(), Queues: max(a.Queues, 1), MTU: mtu[a.Switch], Listen: a.Socket.Mode == config.ModeClient, ROM: a.ROM}
 			}
 			args = append(args, qa.DeviceArgs()...)
 		}

@@ -35,7 +35,7 @@ type card interface {
 	// run does what the card does without being asked, until ctx is done.
 	run(ctx context.Context)
 
-	// listen makes the socket where a hypervisor attaches.
+	// listen makes the socket where a hypervisor attaches, or gets ready to connect to the hypervisor's.
 	listen(path string, log *slog.Logger, name string) (server, error)
 
 	// status tells whether a hypervisor is attached, and what the card itself has dropped, by reason.
@@ -54,6 +54,9 @@ type server interface {
 func newCard(r api.AdapterRequest, mtu int, spinners *vfiouser.Spinners, pollers *device.Pollers, log *slog.Logger) (card, error) {
 	switch r.Kind {
 	case "", config.KindLegacy:
+		if r.Client {
+			return nil, fmt.Errorf("mode %s of the socket is for adapters of kind %s", config.ModeClient, config.KindSynthetic)
+		}
 		if err := config.CheckLegacyMTU(r.Switch, mtu); err != nil {
 			return nil, err
 		}
@@ -71,7 +74,7 @@ func newCard(r api.AdapterRequest, mtu int, spinners *vfiouser.Spinners, pollers
 		v, err := device.NewVirtioNet(device.VirtioNetConfig{
 			Name: r.Name, Pairs: r.Queues, NoPacked: r.NoPacked, NoOffload: r.NoOffload, MTU: mtu, Pollers: pollers, Spinners: spinners, Log: log,
 		})
-		return synthetic{v}, err
+		return synthetic{v, r.Client}, err
 	}
 	return nil, fmt.Errorf("kind %q is not one of: %s, %s", r.Kind, config.KindLegacy, config.KindSynthetic)
 }
@@ -116,13 +119,23 @@ func (l *legacy) status() (bool, map[string]uint64) {
 }
 
 // synthetic is the card that is fast. Its rings have workers of their own.
-type synthetic struct{ *device.VirtioNet }
+type synthetic struct {
+	*device.VirtioNet
+	client bool // the hypervisor listens
+}
 
 func (s synthetic) connect(m *vswitch.Member) { s.Connect(m) }
 
 func (s synthetic) run(context.Context) {}
 
 func (s synthetic) listen(path string, log *slog.Logger, name string) (server, error) {
+	if s.client {
+		c, err := vhostuser.NewClient(path, s.VirtioNet, log, name)
+		if err != nil {
+			return nil, err
+		}
+		return c, nil
+	}
 	srv, err := vhostuser.Listen(path, s.VirtioNet, log, name)
 	if err != nil {
 		return nil, err

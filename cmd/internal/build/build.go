@@ -90,6 +90,7 @@ func New(c *config.Config, dir, version string, log *slog.Logger) (_ *World, err
 			r := api.AdapterRequest{
 				Switch: a.Switch, Name: config.AdapterName(vm.Name, i), Kind: a.Kind, MAC: vswitch.MAC(a.MAC).String(),
 				Queues: a.Queues, NoPacked: a.Packed != nil && !*a.Packed, NoOffload: a.Offload != nil && !*a.Offload,
+				Socket: a.Socket.Path, Client: a.Socket.Mode == config.ModeClient,
 			}
 			if a.Kind == config.KindLegacy {
 				if err := ReadROM(a.ROM, &r); err != nil {
@@ -113,7 +114,7 @@ func processors() int {
 	return int(n)
 }
 
-// SocketPath is where an adapter's hypervisor attaches.
+// SocketPath is where an adapter's hypervisor attaches, unless the operator says otherwise.
 func SocketPath(dir, adapter string) string { return filepath.Join(dir, adapter+".sock") }
 
 func (w *World) addSwitch(c config.Switch) error {
@@ -248,7 +249,7 @@ func (w *World) AddAdapter(r api.AdapterRequest) (_ api.Adapter, err error) {
 		}
 	}
 	a := &adapter{Adapter: api.Adapter{
-		Name: r.Name, Switch: r.Switch, Kind: cmp.Or(r.Kind, config.KindLegacy), MAC: mac.String(), MTU: n.config.MTU, Socket: SocketPath(w.dir, r.Name),
+		Name: r.Name, Switch: r.Switch, Kind: cmp.Or(r.Kind, config.KindLegacy), MAC: mac.String(), MTU: n.config.MTU, Socket: cmp.Or(r.Socket, SocketPath(w.dir, r.Name)),
 	}}
 	if err := a.start(n.sw, r, w.spinners, w.pollers, w.log); err != nil {
 		return none, fmt.Errorf("adapter %q: %w", r.Name, err)

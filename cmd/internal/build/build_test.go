@@ -3,6 +3,7 @@ package build
 import (
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -313,11 +314,41 @@ func TestSynthetic(t *testing.T) {
 	wantNoMore(t, before)
 	for _, r := range []api.AdapterRequest{
 		{Switch: "a", Name: "x", Kind: "virtio"},
+		{Switch: "a", Name: "x", Client: true},
 		{Switch: "a", Name: "x", Kind: "synthetic", Queues: 129},
 	} {
 		if _, err := w.AddAdapter(r); err == nil {
 			t.Errorf("%+v: no error", r)
 		}
+	}
+}
+
+// A hypervisor that listens is found, wherever the operator says.
+func TestClient(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "web")
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	w, err := New(parse(t, filepath.Dir(path), "switches: [{name: a}]\nvms: [{name: web, adapters: [{switch: a, kind: synthetic, socket: {path: web, mode: client}}]}]"), t.TempDir(), "test", quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	for range 2 {
+		conn, err := ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := vhostusertest.NewClient(conn.(*net.UnixConn))
+		if err := c.Connect(vhostuser.ProtocolAll); err != nil {
+			t.Fatal(err)
+		}
+		if p := w.Status().Switches[0].Ports[0]; !p.Attached || p.Socket != path {
+			t.Errorf("%+v", p)
+		}
+		c.Close()
 	}
 }
 

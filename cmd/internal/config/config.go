@@ -105,11 +105,25 @@ type Adapter struct {
 	BootIndex *int       `yaml:"bootindex"`
 	ROM       string     `yaml:"rom"` // file of a boot ROM, NoROM, or "" for the adapter's own
 
+	Socket Socket `yaml:"socket"`
+
 	// Of a synthetic adapter. What is not offered here is not offered to any guest, wherever it runs.
 	Queues  int   `yaml:"queues"`  // pairs of a receive and a transmit queue; 0: one
 	Packed  *bool `yaml:"packed"`  // packed rings are offered, besides split ones; nil: yes
 	Offload *bool `yaml:"offload"` // checksums and segmentation are offered; nil: yes
 }
+
+// Socket is where an adapter and its hypervisor meet.
+type Socket struct {
+	Path string `yaml:"path"` // "": in the directory of sockets, named after the adapter
+	Mode string `yaml:"mode"` // ModeServer or ModeClient, which is Polder's part; "": server
+}
+
+// Modes of a socket.
+const (
+	ModeServer = "server" // Polder listens, and the hypervisor connects
+	ModeClient = "client" // the hypervisor listens, and Polder connects whenever it does
+)
 
 // Kinds of adapters.
 const (
@@ -243,7 +257,7 @@ var unknownField = regexp.MustCompile(`unknown field "([^"]*)"`)
 // keys are all there are, for proposals.
 var keys = strings.Fields(`poll_cpus switches vms name type ageing_time max_macs mtu pxe address pool lease router dns root boot
 	reservations match file script kernel initrd append mac uuid arch user_class vendor_class hostname memory adapters switch kind bootindex rom
-	queues packed offload`)
+	socket path mode queues packed offload`)
 
 // nearest returns the word at an edit distance of at most a third of s's length.
 func nearest(s string, words []string) string {
@@ -298,6 +312,10 @@ func (c *Config) complete(dir string) {
 			a.Kind = cmp.Or(a.Kind, KindLegacy)
 			if a.ROM != "" && a.ROM != NoROM && !filepath.IsAbs(a.ROM) {
 				a.ROM = filepath.Join(dir, a.ROM)
+			}
+			a.Socket.Mode = cmp.Or(a.Socket.Mode, ModeServer)
+			if a.Socket.Path != "" && !filepath.IsAbs(a.Socket.Path) {
+				a.Socket.Path = filepath.Join(dir, a.Socket.Path)
 			}
 			if a.MAC == (vswitchMAC{}) {
 				a.MAC = vswitchMAC(DeriveMAC(AdapterName(vm.Name, j)))
@@ -494,6 +512,12 @@ func (c *Config) check(file string, text []byte) error {
 
 // check finds what does not suit the adapter's kind.
 func (a *Adapter) check(k *checker, path, vm string) {
+	switch m := a.Socket.Mode; {
+	case m != ModeServer && m != ModeClient:
+		k.failf(path+".socket.mode", "vm %q: socket: mode %q is not one of: server, client", vm, m)
+	case m == ModeClient && a.Kind == KindLegacy:
+		k.failf(path+".socket.mode", "vm %q: socket: mode client is for adapters of kind synthetic: for a legacy one QEMU does not listen", vm)
+	}
 	switch a.Kind {
 	case KindLegacy:
 		for _, key := range []struct {

@@ -57,11 +57,11 @@ func TestParse(t *testing.T) {
 }
 
 func TestParseSynthetic(t *testing.T) {
-	c, err := Parse("f.yaml", []byte(strings.Replace(lab, "- {switch: lab}", "- {switch: lab, kind: synthetic, queues: 2, packed: false}", 1)))
+	c, err := Parse("f.yaml", []byte(strings.Replace(lab, "- {switch: lab}", "- {switch: lab, kind: synthetic, queues: 2, packed: false, socket: {path: web.sock, mode: client}}", 1)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if a := c.VMs[0].Adapters[1]; a.Kind != KindSynthetic || a.Queues != 2 || a.Packed == nil || *a.Packed || a.Offload != nil {
+	if a := c.VMs[0].Adapters[1]; a.Kind != KindSynthetic || a.Queues != 2 || a.Packed == nil || *a.Packed || a.Offload != nil || a.Socket != (Socket{"web.sock", ModeClient}) {
 		t.Errorf("%+v", a)
 	}
 }
@@ -108,6 +108,8 @@ func TestParseRefuses(t *testing.T) {
 		{"mtu of a legacy adapter", "type: private", "mtu: 9000", `f.yaml:21:9: vm "web01": switch "lab" has an MTU of 9000, and a legacy adapter's is 1500: take a synthetic adapter or another switch`},
 		{"a processor twice", "switches:", "poll_cpus: [1, 2, 1]\nswitches:", `f.yaml:2:19: poll_cpus: processor 1 is listed twice: one worker fills it`},
 		{"no processor", "switches:", "poll_cpus: [-1]\nswitches:", `f.yaml:2:13: poll_cpus: there is no processor -1`},
+		{"mode of a socket", "- {switch: lab}", "- {switch: lab, socket: {mode: serve}}", `f.yaml:22:38: vm "web01": socket: mode "serve" is not one of: server, client`},
+		{"a legacy adapter's client", "- {switch: lab}", "- {switch: lab, socket: {mode: client}}", `f.yaml:22:38: vm "web01": socket: mode client is for adapters of kind synthetic: for a legacy one QEMU does not listen`},
 		{"no YAML", "vms:", "vms: [", "f.yaml:"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -31,6 +31,7 @@ type Synthetic struct {
 	MAC    string
 	Queues int    // pairs, at least 1
 	MTU    int    // bytes, for the guest; 0: QEMU says nothing of it
+	Listen bool   // QEMU listens on the socket, instead of connecting to it
 	ROM    string // file of a boot ROM, "none", or "" for the one that comes with QEMU, iPXE's
 }
 
@@ -67,8 +68,12 @@ func (a Adapter) syntheticArgs() []string {
 	if a.BootIndex >= 0 {
 		device += fmt.Sprintf(",bootindex=%d", a.BootIndex)
 	}
+	socket := fmt.Sprintf("reconnect-ms=%d", reconnect)
+	if s.Listen {
+		socket = "server=on"
+	}
 	return []string{
-		"-chardev", fmt.Sprintf("socket,id=%s-socket,path=%s,reconnect-ms=%d", a.ID, escape(a.Socket), reconnect),
+		"-chardev", fmt.Sprintf("socket,id=%s-socket,path=%s,%s", a.ID, escape(a.Socket), socket),
 		"-netdev", fmt.Sprintf("vhost-user,id=%s-net,chardev=%s-socket,queues=%d", a.ID, a.ID, s.Queues),
 		"-device", device,
 	}
