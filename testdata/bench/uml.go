@@ -23,7 +23,7 @@ const withoutTSO = "ethtool -K eth0 tso off"
 func umlPolder(command string) side {
 	return func(load) (measured, error) {
 		// User Mode Linux starts packed rings wrongly.
-		return withPolder(", packed: false", func(sockets [2]string) (measured, error) { return umlTCP(sockets, command) })
+		return withPolder(polderConfig{adapter: ", packed: false"}, func(sockets [2]string) (measured, error) { return umlTCP(sockets, command) })
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -17,17 +18,18 @@ import (
 // some ten thousand frames in both directions, on the very rings that are measured then.
 
 var vhostComparisons = []windowed{
-	{name: "vhost-64-ovs", load: load{mode: "uni", size: 64}, ours: polderSide(""), peer: openVSwitch},
-	{name: "vhost-64-bidi-ovs", load: load{mode: "bidi", size: 64}, ours: polderSide(""), peer: openVSwitch},
-	{name: "vhost-64-testpmd", load: load{mode: "uni", size: 64}, ours: polderSide(""), peer: testpmd},
-	{name: "vhost-64-linux-ovs", load: load{mode: "uni", size: 64, driver: likeLinux}, ours: polderSide(""), peer: openVSwitch},
-	{name: "vhost-1023mac-ovs", load: load{mode: "uni", size: 64, macs: 1023}, ours: polderSide(""), peer: openVSwitch},
-	{name: "vhost-1500-ovs", load: load{mode: "uni", size: 1500}, ours: polderSide(""), peer: openVSwitch},
-	{name: "vhost-1500-bidi-ovs", load: load{mode: "bidi", size: 1500}, ours: polderSide(""), peer: openVSwitch},
-	{name: "vhost-packed-split", load: load{mode: "uni", size: 64}, ours: with(packed, polderSide("")), peer: polderSide("")},
-	{name: "vhost-64-bridge", load: load{mode: "uni", size: 64}, ours: polderSide(""), peer: linuxBridge},
-	{name: "vhost-rtt-ovs", load: load{mode: "rtt", size: 64}, ours: polderSide(""), peer: openVSwitch},
-	{name: "vhost-rtt-bridge", load: load{mode: "rtt", size: 64}, ours: polderSide(""), peer: linuxBridge},
+	{name: "vhost-64-ovs", load: load{mode: "uni", size: 64}, ours: adaptive, peer: openVSwitch},
+	{name: "vhost-64-bidi-ovs", load: load{mode: "bidi", size: 64}, ours: adaptive, peer: openVSwitch},
+	{name: "vhost-64-testpmd", load: load{mode: "uni", size: 64}, ours: adaptive, peer: testpmd},
+	{name: "vhost-64-linux-ovs", load: load{mode: "uni", size: 64, driver: likeLinux}, ours: adaptive, peer: openVSwitch},
+	{name: "vhost-1023mac-ovs", load: load{mode: "uni", size: 64, macs: 1023}, ours: adaptive, peer: openVSwitch},
+	{name: "vhost-1500-ovs", load: load{mode: "uni", size: 1500}, ours: adaptive, peer: openVSwitch},
+	{name: "vhost-1500-bidi-ovs", load: load{mode: "bidi", size: 1500}, ours: adaptive, peer: openVSwitch},
+	{name: "vhost-packed-split", load: load{mode: "uni", size: 64}, ours: with(packed, adaptive), peer: adaptive},
+	{name: "vhost-adaptive-poll", load: load{mode: "uni", size: 64}, ours: adaptive, peer: poll},
+	{name: "vhost-64-bridge", load: load{mode: "uni", size: 64}, ours: adaptive, peer: linuxBridge},
+	{name: "vhost-rtt-ovs", load: load{mode: "rtt", size: 64}, ours: poll, peer: openVSwitch},
+	{name: "vhost-rtt-bridge", load: load{mode: "rtt", size: 64}, ours: adaptive, peer: linuxBridge},
 }
 
 // Properties of the virtio-user device.
@@ -126,17 +128,25 @@ func place() (dir string, remove func(), err error) {
 	return dir, func() { os.RemoveAll(dir) }, err
 }
 
-// polderSide measures polder serve with two synthetic adapters, which have these further keys in the configuration.
-func polderSide(keys string) side {
+// polderConfig is how polder serve is run with two synthetic adapters.
+type polderConfig struct {
+	adapter string // further keys of both adapters
+	poll    bool   // its processor never rests
+}
+
+// Polder in the mode that it has by default, and in the one of its peers.
+var adaptive, poll = polderSide(polderConfig{}), polderSide(polderConfig{poll: true})
+
+func polderSide(config polderConfig) side {
 	return func(l load) (measured, error) {
-		return withPolder(keys, func(sockets [2]string) (measured, error) {
+		return withPolder(config, func(sockets [2]string) (measured, error) {
 			return l.generate(nil, l.virtioUser(sockets), nil)
 		})
 	}
 }
 
-// withPolder measures with the sockets of polder serve's two synthetic adapters, as polderSide has them.
-func withPolder(keys string, measure func(sockets [2]string) (measured, error)) (m measured, err error) {
+// withPolder measures with the sockets of polder serve's two synthetic adapters.
+func withPolder(config polderConfig, measure func(sockets [2]string) (measured, error)) (m measured, err error) {
 	program, err := polder()
 	if err != nil {
 		return m, err
@@ -146,21 +156,25 @@ func withPolder(keys string, measure func(sockets [2]string) (measured, error)) 
 		return m, err
 	}
 	defer remove()
-	config := filepath.Join(dir, "polder.yaml")
-	if err := os.WriteFile(config, fmt.Appendf(nil, `
+	file := filepath.Join(dir, "polder.yaml")
+	if err := os.WriteFile(file, fmt.Appendf(nil, `
 switches:
   - name: bench
 vms:
   - {name: a, adapters: [{kind: synthetic, switch: bench%[1]s}]}
   - {name: b, adapters: [{kind: synthetic, switch: bench%[1]s}]}
-`, keys), 0o644); err != nil {
+`, config.adapter), 0o644); err != nil {
 		return m, err
 	}
 	c, err := twoCores()
 	if err != nil {
 		return m, err
 	}
-	p, err := startPinned(c.backEnd, nil, exec.Command(program, "serve", "--runtime-dir", dir, "-c", config))
+	cmd := exec.Command(program, "serve", "--runtime-dir", dir, "-c", file)
+	if config.poll {
+		cmd.Args = append(cmd.Args, "--poll-cpus", strconv.Itoa(c.backEnd))
+	}
+	p, err := startPinned(c.backEnd, nil, cmd)
 	if err != nil {
 		return m, err
 	}
