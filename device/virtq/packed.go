@@ -38,7 +38,8 @@ func (r *packedRing) place(desc, driver, device []byte) {
 	r.device = &words32(device)[0]
 }
 
-// startPacked takes the positions from the base; the ring itself does not tell them.
+// startPacked takes the positions from the ring, or if that does not tell them, from the base. The base of a ring whose
+// device died is from before: QEMU 11.1 says where the ring was when it was last stopped.
 func (q *Queue) startPacked() error {
 	base := q.cfg.Base
 	if base>>16 == 0 {
@@ -51,7 +52,35 @@ func (q *Queue) startPacked() error {
 			return fmt.Errorf("base %#x is beyond a packed ring of %d", q.cfg.Base, q.cfg.Num)
 		}
 	}
+	if at, ok := q.locatePacked(); ok && q.next == q.used {
+		q.next, q.used = at, at
+	}
 	return nil
+}
+
+// locatePacked finds where the device is. A driver that makes a descriptor available leaves its USED bit as the device
+// last left it, so these bits are the device's own account: in those before its position they are like the wrap counter, in
+// the others they are not. That holds if the device has written each descriptor that it passed; it did not where
+// buffers have several or where order made it skip some, and then the ring does not tell.
+func (q *Queue) locatePacked() (at cursor, ok bool) {
+	if q.cfg.InOrder {
+		return at, false
+	}
+	at.wrap = atomic.LoadUint32(flagsWord(q.packed.desc, 0))>>16&descUsed != 0
+	for i := range q.cfg.Num {
+		flags := atomic.LoadUint32(flagsWord(q.packed.desc, int(i))) >> 16
+		passed := flags&descUsed != 0 == at.wrap
+		switch {
+		case flags&descNext != 0 || passed && at.index < i:
+			return at, false
+		case passed:
+			at.index++
+		}
+	}
+	if at.index == q.cfg.Num {
+		at = cursor{0, !at.wrap}
+	}
+	return at, true
 }
 
 // advance moves c on by n descriptors in a ring of num, n up to num.
@@ -198,6 +227,9 @@ func (q *Queue) putPacked(e entry, inner bool) {
 	}
 	if e.written > 0 {
 		flags |= descWrite // virtio 2.8.3
+	}
+	if e.descs > 1 {
+		flags |= descNext // which drivers ignore (virtio 2.8.6): for locatePacked
 	}
 	value := uint64(e.written) | uint64(e.id)<<32 | flags<<48
 	switch {
