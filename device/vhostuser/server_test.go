@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -112,35 +111,6 @@ func accept(t testing.TB, ln *net.UnixListener) *vt.Client {
 	return c
 }
 
-func TestListenReplacesAStaleSocketOnly(t *testing.T) {
-	stale := socketPath(t)
-	ln := frontEnd(t, stale)
-	ln.SetUnlinkOnClose(false)
-	ln.Close()
-	listen(t, stale, newFake())
-
-	live := socketPath(t)
-	listen(t, live, newFake())
-	regular := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(regular, []byte("precious"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	link := filepath.Join(t.TempDir(), "link")
-	if err := os.Symlink(regular, link); err != nil {
-		t.Fatal(err)
-	}
-	for name, path := range map[string]string{"live socket": live, "regular file": regular, "symbolic link": link} {
-		_, err := vhostuser.Listen(path, newFake(), slog.New(slog.DiscardHandler), "port7")
-		if !errors.Is(err, fs.ErrExist) || !strings.Contains(err.Error(), path) {
-			t.Errorf("%s: %v, want an error that names it", name, err)
-		}
-	}
-	if b, err := os.ReadFile(link); err != nil || string(b) != "precious" {
-		t.Errorf("a file that was refused holds %q, %v", b, err)
-	}
-	dial(t, live)
-}
-
 func TestPathsThatAreRefused(t *testing.T) {
 	dir := t.TempDir()
 	long := filepath.Join(dir, strings.Repeat("x", 108-len(dir)-1))
@@ -167,34 +137,6 @@ func TestPathsThatAreRefused(t *testing.T) {
 	s, _ := listen(t, long[:107], newFake())
 	if err := s.Close(); err != nil {
 		t.Error(err)
-	}
-}
-
-func TestCloseRemovesTheSocket(t *testing.T) {
-	path := socketPath(t)
-	s, _ := listen(t, path, newFake())
-	if err := s.Close(); err != nil {
-		t.Error(err)
-	}
-	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the socket is still there: %v", err)
-	}
-	if err := s.Serve(t.Context()); err != nil {
-		t.Errorf("Serve after Close = %v", err)
-	}
-
-	s, _ = listen(t, path, newFake())
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
-	}
-	listen(t, path, newFake())
-	for range 2 {
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-	}
-	if _, err := os.Lstat(path); err != nil {
-		t.Errorf("the socket of another server was removed: %v", err)
 	}
 }
 
