@@ -319,14 +319,11 @@ func (p *hostPort) Deliver(frames []*vswitch.Frame) (n int) {
 
 // send writes a frame from where it lies. EFAULT means that a part of it is not there any more.
 func (q *hostQueue) send(f *vswitch.Frame) unix.Errno {
-	var (
-		header [maxHeader]byte
-		parts  [hostParts]unix.Iovec
-	)
+	var parts [hostParts]unix.Iovec
 	if 2+len(f.Body) > len(parts) {
 		return q.sendCopy(f)
 	}
-	putHeader(&header, &f.Offload, 0)
+	header := makeHeader(&f.Offload, 0)
 	parts[0].Base = &header[0]
 	parts[0].SetLen(hostHeader)
 	parts[1].Base = unsafe.SliceData(f.Head)
@@ -347,8 +344,7 @@ func (q *hostQueue) sendCopy(f *vswitch.Frame) unix.Errno {
 	if q.copy == nil {
 		q.copy = make([]byte, hostSlot)
 	}
-	var header [maxHeader]byte
-	putHeader(&header, &f.Offload, 0)
+	header := makeHeader(&f.Offload, 0)
 	b := f.AppendTo(append(q.copy[:0], header[:hostHeader]...))
 	_, _, errno := unix.Syscall(unix.SYS_WRITE, uintptr(q.fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
 	return errno
