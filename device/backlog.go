@@ -2,11 +2,8 @@ package device
 
 import "polder/vswitch"
 
-// Size of a backlog. 256 frames are what a 100 Mb/s port of a switch commonly has: 30 ms of them at that rate.
-const (
-	backlogFrames = 256
-	backlogFrame  = 1536 // bytes of a frame, without FCS; longer ones do not wait
-)
+// backlogFrames is the size of a backlog, which is what a 100 Mb/s port of a switch commonly has: 30 ms of frames at that rate.
+const backlogFrames = 256
 
 // backlog is the egress queue of an adapter's port: frames for a guest that has no descriptor free at the
 // moment. A driver is slow compared with a sender that copies straight into its buffers, and without a
@@ -19,12 +16,12 @@ type backlog struct {
 
 type backlogSlot struct {
 	n    int
-	data [backlogFrame]byte
+	data [maxTulipFrame]byte
 }
 
-// push copies f behind the frames that wait. It reports whether there was room.
+// push copies f, of at most maxTulipFrame bytes, behind the frames that wait. It reports whether there was room.
 func (b *backlog) push(f *vswitch.Frame) bool {
-	if b.count == backlogFrames || f.Len > backlogFrame {
+	if b.count == backlogFrames {
 		return false
 	}
 	if b.slots == nil {

@@ -6,7 +6,7 @@ const RekickDelay = rekickDelay
 // The backlog's limits: in frames, bytes of one, and frames moved at a time; and when the timer looks at it.
 const (
 	BacklogFrames = backlogFrames
-	BacklogFrame  = backlogFrame
+	MaxTulipFrame = maxTulipFrame
 	DrainBudget   = drainBudget
 	DrainDelay    = drainDelay
 )

@@ -93,6 +93,7 @@ type TulipStats struct {
 	Attached    bool   // one is there now
 	Filtered    uint64 // frames not for this guest, by its own address filter
 	Queued      uint64 // frames that waited in the backlog for a descriptor
+	Oversize    uint64 // frames longer than an MTU of 1500 permits
 	NoBuffer    uint64 // frames for which there was no descriptor and no room to wait; CSR8 counts one for each Deliver
 	Stopped     uint64 // frames while the guest's driver was not receiving
 	Faults      uint64 // attachments ended because the hypervisor broke what it shares: memory, interrupt
@@ -363,7 +364,11 @@ func (t *Tulip) reclaim(n int) {
 // reclaimParts forgets the sender's memory, as reclaim does the guest's own.
 func (t *Tulip) reclaimParts() { clear(t.parts) }
 
-// Deliver implements vswitch.Port. A frame that the guest's own filter rejects has arrived, and one for which
+// maxTulipFrame is the longest frame that a legacy adapter's guest gets, in bytes without FCS: an MTU of 1500 and a VLAN
+// tag. The chip would receive longer ones, but no Ethernet it was on had any, and drivers' buffers are for these.
+const maxTulipFrame = vswitch.HeaderLen + 4 + 1500
+
+// Deliver implements vswitch.Port. A frame that is too long or that the guest's own filter rejects has arrived, and one for which
 // there is no descriptor waits in the backlog. When that is full, or the driver does not receive, the frame and
 // those behind it are lost.
 func (t *Tulip) Deliver(frames []*vswitch.Frame) (n int) {
@@ -378,6 +383,11 @@ func (t *Tulip) Deliver(frames []*vswitch.Frame) (n int) {
 	now := t.now()
 	t.drain(now)
 	for n < len(frames) {
+		if frames[n].Len > maxTulipFrame {
+			t.stats.Oversize++
+			n++
+			continue
+		}
 		switch t.deliver(frames[n], now) {
 		case tulip.RxFiltered:
 			t.stats.Filtered++

@@ -24,6 +24,8 @@ func BenchmarkVirtioNetPair(b *testing.B) {
 				gb := attachVirtio(b, vb, virtioOptions{Options: o, features: fMergeable})
 				gb.send(tt.Frame(tt.Broadcast, macB, 60)) // the switch learns it
 				tx, rx := ga.tx[0], gb.rx[0]
+				tx.Disarm()
+				rx.Disarm()
 				frame := tt.Frame(tt.Broadcast, macA, n)
 				copy(frame, macB[:])
 				for token := range burst {

@@ -3,6 +3,7 @@ package device_test
 import (
 	"context"
 	"encoding/binary"
+	"log/slog"
 	"slices"
 	"sync"
 	"testing"
@@ -53,10 +54,11 @@ func joinVirtioNet(tb testing.TB, sw *vswitch.Switch, v *device.VirtioNet, name 
 
 // virtioOptions are what a guest's driver makes of its adapter.
 type virtioOptions struct {
-	virtqtest.Options        // of each ring; Num 0 stands for 128
-	features          uint64 // besides those of the rings and VERSION_1
-	buffer            int    // bytes of each buffer to receive into; 0: 2048
-	pairs             int    // 0: 1
+	virtqtest.Options              // of each ring; Num 0 stands for 128
+	features          uint64       // besides those of the rings and VERSION_1
+	buffer            int          // bytes of each buffer to receive into; 0: 2048
+	pairs             int          // 0: 1
+	log               *slog.Logger // of its connection; nil: nobody reads it
 }
 
 // virtioGuest is a virtual machine with a synthetic adapter: a front end, memory, and drivers of the rings.
@@ -90,12 +92,15 @@ func attachVirtio(tb testing.TB, v *device.VirtioNet, o virtioOptions) *virtioGu
 		o.buffer = 2048
 	}
 	o.pairs = max(o.pairs, 1)
+	if o.log == nil {
+		o.log = discard
+	}
 	g := &virtioGuest{tb: tb, o: o}
 	client, conn, err := vhostusertest.Pair()
 	check(tb, err)
 	g.client = client
 	ended := make(chan error, 1)
-	go func() { ended <- vhostuser.ServeConn(context.Background(), conn, v, discard, "guest") }()
+	go func() { ended <- vhostuser.ServeConn(context.Background(), conn, v, o.log, "guest") }()
 	g.wait = sync.OnceValue(func() error { return <-ended })
 	g.gone = sync.OnceValue(func() error {
 		client.Close()

@@ -32,15 +32,21 @@ type VirtioNetConfig struct {
 	// NoOffload offers no partial checksums and no segmentation, in neither direction.
 	NoOffload bool
 
-	Spinners *vfiouser.Spinners // how many workers may look out for frames before they sleep; nil: none
+	// MTU is that of the network, in bytes, for the hypervisor to tell the guest; 0: the guest's MTU is its own affair.
+	MTU int
+
+	// Pollers look after the transmit rings. If nil, each ring has a worker of its own, which sleeps when there is
+	// nothing to do.
+	Pollers  *Pollers
+	Spinners *vfiouser.Spinners // how many of those workers may look out for frames before they sleep; nil: none
 	Log      *slog.Logger
 }
 
 // VirtioNet is a synthetic adapter: a virtio network device whose rings a hypervisor hands over by
 // vhost-user, on a port of the switch. It implements vswitch.OffloadPort and vhostuser.Backend.
 type VirtioNet struct {
-	log      *slog.Logger
-	config   VirtioNetConfig
+	log    *slog.Logger
+	config VirtioNetConfig
 
 	announceMu sync.Mutex       // held while announce is used
 	announce   *vswitch.Ingress // of frames that are not the guest's own; nil: the adapter is on no switch
@@ -86,11 +92,14 @@ func NewVirtioNet(c VirtioNetConfig) (*VirtioNet, error) {
 	if c.Pairs < 0 || c.Pairs > MaxPairs {
 		return nil, fmt.Errorf("%d queue pairs: from 1 to %d", c.Pairs, MaxPairs)
 	}
+	if c.MTU != 0 && (c.MTU < minMTU || c.MTU > maxMTU) {
+		return nil, fmt.Errorf("MTU %d: from %d to %d", c.MTU, minMTU, maxMTU)
+	}
 	v := &VirtioNet{log: c.Log.With("port", c.Name), config: c}
 	v.active.Store(new([]*rxRing))
-	for range c.Pairs {
-		v.rx = append(v.rx, &rxRing{ring: ring{dev: v}})
-		v.tx = append(v.tx, &txRing{ring: ring{dev: v}})
+	for pair := range c.Pairs {
+		v.rx = append(v.rx, &rxRing{ring: ring{dev: v, index: 2 * pair}})
+		v.tx = append(v.tx, &txRing{ring: ring{dev: v, index: 2*pair + 1}})
 	}
 	return v, nil
 }
@@ -132,20 +141,6 @@ func (v *VirtioNet) Stats() VirtioNetStats {
 	return s
 }
 
-// catch is deferred by whatever touches guest memory, as Tulip.catch is, and for the same reasons.
-func (v *VirtioNet) catch(before bool) {
-	debug.SetPanicOnFault(before)
-	p := recover()
-	if p == nil {
-		return
-	}
-	addr, ok := guestmem.FaultAddress(p)
-	if !ok || !v.mem.Owns(addr) && !v.dirty.owns(addr) {
-		panic(p)
-	}
-	v.fail(guestmem.ErrFault)
-}
-
 // fail ends the attachment, whose guest or hypervisor breaks what it shares.
 func (v *VirtioNet) fail(cause error) {
 	if v.state.CompareAndSwap(attached, faulted) {
@@ -175,7 +170,8 @@ func (v *VirtioNet) Deliver(frames []*vswitch.Frame) (n int) {
 
 // ring is what receive and transmit rings have in common.
 type ring struct {
-	dev *VirtioNet
+	dev   *VirtioNet
+	index int // as vhost-user counts
 
 	mu      sync.Mutex // guards what follows; of a receive ring, never held while the switch is called
 	q       *virtq.Queue
@@ -187,11 +183,28 @@ type ring struct {
 	merge     bool // a frame may fill several buffers
 }
 
+// fail ends the attachment because of the ring.
+func (r *ring) fail(cause error) { r.dev.fail(fmt.Errorf("ring %d: %w", r.index, cause)) }
+
+// catch is deferred by whatever touches guest memory, as Tulip.catch is, and for the same reasons.
+func (r *ring) catch(before bool) {
+	debug.SetPanicOnFault(before)
+	p := recover()
+	if p == nil {
+		return
+	}
+	addr, ok := guestmem.FaultAddress(p)
+	if !ok || !r.dev.mem.Owns(addr) && !r.dev.dirty.owns(addr) {
+		panic(p)
+	}
+	r.fail(guestmem.ErrFault)
+}
+
 // publish shows the driver what was used, and calls it if it wants. Called with mu held.
 func (r *ring) publish() {
 	if r.q.Publish() {
 		if err := r.call.signal(); err != nil {
-			r.dev.fail(fmt.Errorf("call of a ring: %w", err))
+			r.fail(fmt.Errorf("call: %w", err))
 		}
 	}
 }
@@ -199,75 +212,121 @@ func (r *ring) publish() {
 // rxRing is a receive ring from the guest's point of view.
 type rxRing struct {
 	ring
-	filling  [][]byte // buffers of a frame that is being copied
 	noBuffer atomic.Uint64
+
+	// What is reserved for frames and not completely written: buffers for a frame each, or, in filling, several for one.
+	sizes    [rxBatch]int // of the frames, with their headers
+	buffers  [rxBatch][]byte
+	reserved int // how many of them
+	filling  [][]byte
+
+	picked []*vswitch.Frame // those of a batch that fall to the ring, if there are several
 }
+
+// rxBatch is for how many frames buffers are reserved before the first is written.
+const rxBatch = 64
 
 // deliver copies to the ring those of frames whose flows fall to share number share of shares.
 func (r *rxRing) deliver(frames []*vswitch.Frame, share, shares uint32) (n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	defer r.dev.catch(debug.SetPanicOnFault(true))
+	defer r.catch(debug.SetPanicOnFault(true))
 	if r.q == nil || !r.enabled { // since Deliver looked
 		return 0
 	}
 	defer r.finish()
-	lost := 0
-	for _, f := range frames {
-		if shares > 1 && flowHash(f.Head)%shares != share {
-			continue
-		}
-		if lost > 0 { // and nothing overtakes
-			lost++
-			continue
-		}
-		parts, buffers, err := r.q.Fill(r.headerLen+f.Len, r.merge)
-		if err != nil {
-			r.dev.fail(err)
-			break
-		}
-		if buffers == 0 {
-			lost++
-			continue
-		}
-		r.filling = parts
-		var header [maxHeader]byte
-		putHeader(&header, &f.Offload, buffers)
-		if len(parts) == 1 {
-			b := parts[0]
-			b = b[copy(b, header[:r.headerLen]):]
-			b = b[copy(b, f.Head):]
-			for _, p := range f.Body {
-				b = b[copy(b, p):]
-			}
-		} else {
-			s := scatter{rest: parts}
-			s.write(header[:r.headerLen])
-			s.write(f.Head)
-			for _, p := range f.Body {
-				s.write(p)
+	if shares > 1 {
+		for _, f := range frames {
+			if flowHash(f.Head)%shares == share {
+				r.picked = append(r.picked, f)
 			}
 		}
-		r.filling = nil
-		n++
+		frames = r.picked
 	}
-	if lost > 0 {
-		r.noBuffer.Add(uint64(lost))
+	for len(frames) > 0 {
+		batch := frames[:min(len(frames), rxBatch)]
+		for i, f := range batch {
+			r.sizes[i] = r.headerLen + f.Len
+		}
+		for at := 0; at < len(batch); {
+			r.reserved = r.q.FillEach(r.sizes[at:len(batch)], r.buffers[:])
+			for i, b := range r.buffers[:r.reserved] {
+				r.write(b, batch[at+i])
+			}
+			at, n, r.reserved = at+r.reserved, n+r.reserved, 0
+			if at == len(batch) {
+				break
+			}
+			if !r.scatter(batch[at], r.sizes[at]) {
+				r.noBuffer.Add(uint64(len(frames) - at)) // with those behind it: nothing overtakes
+				return n
+			}
+			at, n = at+1, n+1
+		}
+		frames = frames[len(batch):]
 	}
 	return n
 }
 
+// write copies a frame and its header to one buffer.
+func (r *rxRing) write(b []byte, f *vswitch.Frame) {
+	if r.headerLen == maxHeader && !f.Offload.NeedsChecksum {
+		// Nearly every frame. A buffer that was used before has the same header in it as a rule. Then it is not written, and
+		// its cache line stays with the processor that read it last. Otherwise it is from registers:
+		// taken from memory, into which its fields were written one by one, it would have to wait until all
+		// stores before those are done.
+		if binary.LittleEndian.Uint64(b) != 0 || binary.LittleEndian.Uint32(b[8:]) != 1<<16 {
+			binary.LittleEndian.PutUint64(b, 0)
+			binary.LittleEndian.PutUint32(b[8:], 1<<16)
+		}
+	} else {
+		header := makeHeader(&f.Offload, 1)
+		copy(b, header[:r.headerLen])
+	}
+	b = b[r.headerLen:]
+	b = b[copy(b, f.Head):]
+	for _, p := range f.Body {
+		b = b[copy(b, p):]
+	}
+}
+
+// scatter copies a frame and its header, size bytes in all, to whatever the driver offers. It reports whether that suffices.
+func (r *rxRing) scatter(f *vswitch.Frame, size int) bool {
+	parts, buffers, err := r.q.Fill(size, r.merge)
+	if err != nil {
+		r.fail(err)
+	}
+	if buffers == 0 {
+		return false
+	}
+	r.filling = parts
+	header := makeHeader(&f.Offload, buffers)
+	s := scatter{rest: parts}
+	s.write(header[:r.headerLen])
+	s.write(f.Head)
+	for _, p := range f.Body {
+		s.write(p)
+	}
+	r.filling = nil
+	return true
+}
+
 // finish shows the driver what came. If the memory of a sender went away in the middle of a frame, the
-// buffers for it are the driver's all the same; then the frame gets addresses that are
-// nobody's. The header before is complete.
+// buffers reserved for it and its like are the driver's all the same; then the frames get addresses that are
+// nobody's.
 func (r *rxRing) finish() {
-	if r.filling != nil {
+	var nobody [vswitch.HeaderLen]byte
+	for i := range r.reserved {
+		r.write(r.buffers[i], &vswitch.Frame{Head: nobody[:]})
+	}
+	if r.filling != nil { // the header is complete
 		s := scatter{rest: r.filling}
 		s.skip(r.headerLen)
-		var nobody [vswitch.HeaderLen]byte
 		s.write(nobody[:])
-		r.filling = nil
 	}
+	r.reserved, r.filling = 0, nil
+	clear(r.picked) // they are only lent
+	r.picked = r.picked[:0]
 	r.publish()
 }
 
@@ -314,8 +373,8 @@ const (
 	hdrECN           = 1 << 7 // in gso_type
 )
 
-// putHeader writes a header from nothing but what the switch has made of the sender's.
-func putHeader(h *[maxHeader]byte, o *vswitch.Offload, buffers int) {
+// makeHeader returns a header of nothing but what the switch has made of the sender's.
+func makeHeader(o *vswitch.Offload, buffers int) (h [maxHeader]byte) {
 	if o.NeedsChecksum {
 		h[0] = hdrNeedsChecksum
 		h[1] = byte(o.GSO)
@@ -328,6 +387,7 @@ func putHeader(h *[maxHeader]byte, o *vswitch.Offload, buffers int) {
 		binary.LittleEndian.PutUint16(h[8:], o.ChecksumOffset)
 	}
 	binary.LittleEndian.PutUint16(h[10:], uint16(buffers))
+	return h
 }
 
 // flowHash returns the same number for all frames of a flow: from IP addresses and, unless the packet is

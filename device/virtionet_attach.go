@@ -19,6 +19,7 @@ import (
 const (
 	featureCsum       = 1 << 0 // the guest leaves checksums to us
 	featureGuestCsum  = 1 << 1 // it does without them
+	featureMTU        = 1 << 3
 	featureGuestTSO4  = 1 << 7
 	featureGuestTSO6  = 1 << 8
 	featureGuestECN   = 1 << 9
@@ -41,6 +42,12 @@ const (
 		featureHostTSO4 | featureHostTSO6 | featureHostECN | featureGuestUSO4 | featureGuestUSO6 | featureHostUSO
 )
 
+// What virtio permits as an MTU, in bytes (5.1.4.1).
+const (
+	minMTU = 68
+	maxMTU = 65535
+)
+
 // Features implements vhostuser.Backend.
 func (v *VirtioNet) Features() uint64 {
 	f := uint64(featuresAlways)
@@ -50,6 +57,9 @@ func (v *VirtioNet) Features() uint64 {
 	if !v.config.NoPacked {
 		f |= featurePacked
 	}
+	if v.config.MTU != 0 {
+		f |= featureMTU
+	}
 	if v.config.Pairs > 1 { // with one, User Mode Linux would look for a control queue, which QEMU keeps to itself
 		f |= featureMQ
 	}
@@ -58,7 +68,10 @@ func (v *VirtioNet) Features() uint64 {
 
 // ProtocolFeatures implements vhostuser.Backend.
 func (v *VirtioNet) ProtocolFeatures() uint64 {
-	return vhostuser.ProtocolAll &^ vhostuser.ProtocolNetMTU
+	if v.config.MTU == 0 {
+		return vhostuser.ProtocolAll &^ vhostuser.ProtocolNetMTU
+	}
+	return vhostuser.ProtocolAll
 }
 
 // QueuePairs implements vhostuser.Backend.
@@ -143,7 +156,7 @@ func (v *VirtioNet) StartVring(c vhostuser.VringConfig) error {
 	has := func(bit uint64) bool { return v.features&bit != 0 }
 	kick, call, err := doorbells(c.Kick, c.Call)
 	if err != nil {
-		return err
+		return fmt.Errorf("ring %d: %w", c.Index, err)
 	}
 	var q *virtq.Queue
 	fault := guestmem.Guard(func() {
@@ -219,6 +232,9 @@ func (v *VirtioNet) stop(index int) (base uint32) {
 	base = r.q.Base()
 	r.q = nil
 	r.call.close()
+	if index%2 == 0 {
+		clear(v.rx[index/2].buffers[:]) // of memory that may go
+	}
 	r.mu.Unlock()
 	v.choose()
 	return base
@@ -256,7 +272,10 @@ func (v *VirtioNet) SetVringCall(index int, file *os.File) error {
 	defer r.mu.Unlock()
 	r.call.close()
 	r.call = c
-	return r.call.signal() // the old one may have been signalled when nobody listened any more
+	if err := r.call.signal(); err != nil { // the old one may have been signalled when nobody listened any more
+		return fmt.Errorf("ring %d: call: %w", index, err)
+	}
+	return nil
 }
 
 // SetVringLog implements vhostuser.Backend. Used rings are logged where they lie in guest memory, like all
@@ -291,8 +310,13 @@ func (v *VirtioNet) SetLog(l *vhostuser.Log) error {
 	return nil
 }
 
-// SetMTU implements vhostuser.Backend. The feature is not offered: the guest's MTU is its own affair.
-func (v *VirtioNet) SetMTU(uint16) error { return errors.ErrUnsupported }
+// SetMTU implements vhostuser.Backend. The guest may have been told less than the network takes, and not more.
+func (v *VirtioNet) SetMTU(mtu uint16) error {
+	if int(mtu) > v.config.MTU {
+		return fmt.Errorf("the guest was told an MTU of %d, and that of its network is %d", mtu, v.config.MTU)
+	}
+	return nil
+}
 
 // SendRARP implements vhostuser.Backend: a reverse ARP request by which the switch, and others behind
 // it, learn where the address has gone (RFC 903).

@@ -13,7 +13,7 @@ import (
 )
 
 // txBudget bounds the frames of one Pull of a transmit ring.
-const txBudget = 32
+const txBudget = 64
 
 // txRing is a transmit ring from the guest's point of view, and a source of frames for its worker. mu
 // is held during a whole Pull: the memory that is lent to receivers stays while the ring runs.
@@ -22,7 +22,7 @@ type txRing struct {
 	in *vswitch.Ingress // guarded by mu; nil: the adapter is on no switch
 
 	kick  *eventfd.FD // nil: the driver does not kick
-	stop  func()      // ends the worker
+	stop  func()      // ends what begin began
 	count [8]byte     // read from kick
 
 	chains [txBudget]virtq.Chain
@@ -38,10 +38,10 @@ func (t *txRing) Pull(budget int) (n int) {
 	if t.q == nil || t.q.Err() != nil {
 		return 0
 	}
-	defer t.dev.catch(debug.SetPanicOnFault(true))
+	defer t.catch(debug.SetPanicOnFault(true))
 	n, err := t.q.Take(t.chains[:min(budget, txBudget)])
 	if err != nil {
-		t.dev.fail(err)
+		t.fail(err)
 	}
 	if n == 0 {
 		return 0
@@ -54,9 +54,7 @@ func (t *txRing) Pull(budget int) (n int) {
 	} else {
 		t.stopped.Add(uint64(n))
 	}
-	for i := range n {
-		t.q.Done(&t.chains[i], 0)
-	}
+	t.q.DoneAll(t.chains[:n])
 	t.publish()
 	return n
 }
@@ -65,6 +63,22 @@ func (t *txRing) Pull(budget int) (n int) {
 // whole header becomes an empty frame, which the switch counts as too short.
 func (t *txRing) lend(i int) {
 	out := t.chains[i].Out
+	f := &t.frames[i]
+	if len(out) == 1 && t.headerLen == maxHeader && len(out[0]) >= maxHeader {
+		if b := out[0]; binary.LittleEndian.Uint16(b) == 0 {
+			b = b[maxHeader:]
+			k := copy(t.heads[i][:], b)
+			f.Head = t.heads[i][:k]
+			f.Body = f.Body[:0]
+			if k < len(b) {
+				t.bodies[i] = append(t.bodies[i][:0], b[k:])
+				f.Body = t.bodies[i]
+			}
+			f.Len = len(b)
+			f.Offload = vswitch.Offload{}
+			return
+		}
+	}
 	var header [maxHeader]byte
 	got := 0
 	var rest []byte // of the part in which the header ends
@@ -73,7 +87,6 @@ func (t *txRing) lend(i int) {
 		got += k
 		rest, out = out[0][k:], out[1:]
 	}
-	f := &t.frames[i]
 	if got < t.headerLen {
 		*f = vswitch.Frame{}
 		return
@@ -139,7 +152,7 @@ func (t *txRing) Arm() bool {
 	if t.q == nil || t.q.Err() != nil {
 		return false
 	}
-	defer t.dev.catch(debug.SetPanicOnFault(true))
+	defer t.catch(debug.SetPanicOnFault(true))
 	return t.q.Arm()
 }
 
@@ -148,7 +161,7 @@ func (t *txRing) disarm() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.q != nil && t.q.Err() == nil {
-		defer t.dev.catch(debug.SetPanicOnFault(true))
+		defer t.catch(debug.SetPanicOnFault(true))
 		t.q.Disarm()
 	}
 }
@@ -167,15 +180,20 @@ func (t *txRing) Wait(ctx context.Context) error {
 		}
 	}
 	if _, err := t.kick.File().Read(t.count[:]); err != nil {
-		t.dev.fail(fmt.Errorf("kick of a ring: %w", err))
+		t.fail(fmt.Errorf("kick: %w", err))
 		return err
 	}
 	t.disarm()
 	return nil
 }
 
-// begin starts the ring's worker.
+// begin has the ring looked after.
 func (t *txRing) begin() {
+	if p := t.dev.config.Pollers; p != nil {
+		p.add(t)
+		t.stop = func() { p.remove(t) }
+		return
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
@@ -197,7 +215,7 @@ func (t *txRing) begin() {
 	}
 }
 
-// end ends the worker, which takes no longer than a Pull, and forgets what was lent.
+// end ends the ring's being looked after, which takes no longer than a few Pulls, and forgets what was lent.
 func (t *txRing) end() {
 	t.stop()
 	if t.kick != nil {

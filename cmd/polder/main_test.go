@@ -140,6 +140,10 @@ func TestBadInput(t *testing.T) {
 		{"serve: no script", []string{"serve", "-c", noScript}, 1, `switch "a": pxe: script menu.ipxe: there is no root to read it from`},
 		{"serve: no ROM", []string{"serve", "-c", noVMROM}, 1, `adapter "web-1": boot ROM: open ` + filepath.Dir(noVMROM) + "/none.rom: no such file or directory"},
 
+		{"serve: processors", []string{"serve", "--poll-cpus", "0,x"}, 2, `--poll-cpus: expected a valid 64 bit int but got "x"`},
+		{"serve: a processor twice", []string{"serve", "--poll-cpus", "0,0"}, 1, "poll mode: processor 0 is listed twice: one worker fills it"},
+		{"serve: no processor", []string{"serve", "--poll-cpus=-1"}, 1, "poll mode: processor -1 is none that this process may run on, which are "},
+
 		{"qemu-args: no file and no daemon", []string{"qemu-args", "web"}, 1, "DIR/control.sock: no daemon answers there: start one with polder serve, or name its --runtime-dir"},
 		{"qemu-args: no VM", []string{"qemu-args", "-c", vms}, 2, `expected "<vm>"`},
 		{"qemu-args: no such VM", []string{"qemu-args", "-c", vms, "wob"}, 1, vms + `: there is no VM "wob": it has web, db`},
@@ -156,7 +160,7 @@ func TestBadInput(t *testing.T) {
 				t.Errorf("status %d, want %d", status, c.status)
 			}
 			switch want := "polder: " + c.want; {
-			case strings.HasSuffix(want, ": "): // the rest is another package's
+			case strings.HasSuffix(want, " "): // the rest is another package's
 				if !strings.HasPrefix(stderr, want) || strings.Count(stderr, "\n") != 1 {
 					t.Errorf("got  %swant one line that begins %s", stderr, want)
 				}

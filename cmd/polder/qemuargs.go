@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -22,6 +23,10 @@ func (f *vmFlags) find(env *environment) (*config.VM, []qemu.Adapter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	mtu := map[string]int{}
+	for _, s := range cfg.Switches {
+		mtu[s.Name] = s.MTU
+	}
 	var names []string
 	for i := range cfg.VMs {
 		vm := &cfg.VMs[i]
@@ -31,7 +36,7 @@ func (f *vmFlags) find(env *environment) (*config.VM, []qemu.Adapter, error) {
 		}
 		var list []qemu.Adapter
 		for _, a := range vm.Adapters {
-			qa := qemu.Adapter{ID: a.Name, Socket: build.SocketPath(env.dir, a.Name), BootIndex: -1}
+			qa := qemu.Adapter{ID: a.Name, Socket: cmp.Or(a.Socket.Path, build.SocketPath(env.dir, a.Name)), BootIndex: -1}
 			if a.BootIndex != nil {
 				qa.BootIndex = *a.BootIndex
 			}
@@ -39,7 +44,7 @@ func (f *vmFlags) find(env *environment) (*config.VM, []qemu.Adapter, error) {
 				if a.MAC == (config.MAC{}) {
 					return nil, nil, fmt.Errorf("adapter %q has a MAC address of the pool, which the daemon knows: leave out --config", a.Name)
 				}
-				qa.Synthetic = &qemu.Synthetic{MAC: a.MAC.String(), Queues: max(a.Queues, 1), ROM: a.ROM}
+				qa.Synthetic = &qemu.Synthetic{MAC: a.MAC.String(), Queues: max(a.Queues, 1), MTU: mtu[a.Switch], Listen: a.Socket.Mode == config.ModeClient, ROM: a.ROM}
 			}
 			list = append(list, qa)
 		}

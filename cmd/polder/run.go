@@ -88,7 +88,7 @@ func (c *runCmd) Run(env *environment) error {
 	defer n.close()
 	adapter := qemu.Adapter{ID: "polder0", Socket: n.adapter.Socket, BootIndex: c.BootIndex}
 	if c.Synthetic {
-		adapter.Synthetic = &qemu.Synthetic{MAC: n.adapter.MAC, Queues: c.Queues, ROM: c.ROM}
+		adapter.Synthetic = &qemu.Synthetic{MAC: n.adapter.MAC, Queues: c.Queues, MTU: n.adapter.MTU, ROM: c.ROM}
 	}
 	args, err := qemu.Complete(command[1:], []qemu.Adapter{adapter})
 	if err != nil {

@@ -26,7 +26,9 @@ type FD struct {
 	write func(fd uintptr) bool // one attempt to write; made once, since a closure per call would allocate
 	err   error                 // result of the last write
 
-	rescue *time.Timer // runs during a Signal; makes room in the counter
+	rescue  *time.Timer   // runs during a Signal; makes room in the counter
+	rescued chan struct{} // gets an element when rescue has done so
+	late    int           // how often a Signal took long for no reason that could be seen
 }
 
 // New returns an eventfd whose counter is 0.
@@ -87,13 +89,21 @@ func wrap(fd int) (*FD, error) {
 		_, f.err = unix.Write(int(fd), one)
 		return true
 	}
-	f.rescue = time.AfterFunc(stuckTime, func() { f.Drain() })
+	f.rescued = make(chan struct{}, 1)
+	f.rescue = time.AfterFunc(stuckTime, func() {
+		f.Drain()
+		f.rescued <- struct{}{}
+	})
 	f.rescue.Stop()
 	return f, nil
 }
 
 // stuckTime is how long Signal can be made to wait. A write to a non-blocking eventfd takes microseconds.
 const stuckTime = 100 * time.Millisecond
+
+// maxLate is how often a Signal of an FD may take that long though the eventfd does not block: the process was stopped, or had no
+// processor. Or the other side has made it not block again, and that has to end some time.
+const maxLate = 16
 
 // ErrStuck reports that whoever shares the eventfd made Signal wait.
 var ErrStuck = errors.New("eventfd was made to block")
@@ -106,18 +116,33 @@ var ErrStuck = errors.New("eventfd was made to block")
 func (f *FD) Signal() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.rescue.Reset(stuckTime)
-	err := f.conn.Write(f.write)
-	if !f.rescue.Stop() {
-		return ErrStuck
-	}
-	if err != nil {
-		return err
+	for {
+		f.rescue.Reset(stuckTime)
+		err := f.conn.Write(f.write)
+		if f.rescue.Stop() {
+			if err != nil {
+				return err
+			}
+			break
+		}
+		<-f.rescued
+		if f.late++; f.late > maxLate || f.blocks() {
+			return ErrStuck
+		}
+		// Once more: what was added may be what was drained.
 	}
 	if f.err != nil && f.err != unix.EAGAIN {
 		return os.NewSyscallError("write", f.err)
 	}
 	return nil
+}
+
+// blocks reports whether the eventfd is blocking.
+func (f *FD) blocks() bool {
+	flags := 0
+	var err error
+	cerr := f.conn.Control(func(fd uintptr) { flags, err = unix.FcntlInt(fd, unix.F_GETFL, 0) })
+	return cerr != nil || err != nil || flags&unix.O_NONBLOCK == 0
 }
 
 // Wait returns when the counter is not 0, and sets it to 0. It returns early with the error of ctx

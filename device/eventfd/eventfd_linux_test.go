@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
 
@@ -291,5 +292,36 @@ func TestSignalCannotBeMadeToWait(t *testing.T) {
 	}
 	if err := f.Signal(); err != nil { // there is room again
 		t.Errorf("Signal, after the counter was read: %v", err)
+	}
+}
+
+// A process that was stopped in the middle of a Signal does not blame the other side, and loses no signal. It does not
+// forgive for ever.
+func TestSignalOfAStoppedProcess(t *testing.T) {
+	f := newFD(t)
+	write, stopped := f.write, 0
+	f.write = func(fd uintptr) bool {
+		done := write(fd)
+		if stopped > 0 {
+			stopped--
+			f.rescue.Reset(0)
+			for len(f.rescued) == 0 {
+				runtime.Gosched()
+			}
+		}
+		return done
+	}
+	for range maxLate {
+		stopped = 1
+		if err := f.Signal(); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stopped = 1
+	if err := f.Signal(); !errors.Is(err, ErrStuck) {
+		t.Errorf("Signal: %v, want %v", err, ErrStuck)
 	}
 }

@@ -15,8 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"polder/device/vfiouser"
 	vt "polder/device/vfiouser/vfiousertest"
 )
@@ -89,103 +87,6 @@ func dial(t testing.TB, path string) *vt.Client {
 	}
 	t.Cleanup(func() { c.Close() })
 	return c
-}
-
-func TestSocketIsForItsOwnerOnly(t *testing.T) {
-	defer unix.Umask(unix.Umask(0))
-	path := socketPath(t)
-	listen(t, path, newFake())
-	info, err := os.Stat(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if mode := info.Mode(); mode != fs.ModeSocket|0o600 {
-		t.Errorf("mode is %v, want %v", mode, fs.ModeSocket|0o600)
-	}
-}
-
-func TestListenReplacesAStaleSocketOnly(t *testing.T) {
-	stale := socketPath(t)
-	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: stale, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln.SetUnlinkOnClose(false)
-	ln.Close()
-	listen(t, stale, newFake())
-
-	live := socketPath(t)
-	listen(t, live, newFake())
-	regular := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(regular, []byte("precious"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	link := filepath.Join(t.TempDir(), "link")
-	if err := os.Symlink(regular, link); err != nil {
-		t.Fatal(err)
-	}
-	for name, path := range map[string]string{"live socket": live, "regular file": regular, "symbolic link": link} {
-		_, err := vfiouser.Listen(path, newFake(), slog.New(slog.DiscardHandler), "port7")
-		if !errors.Is(err, fs.ErrExist) || !strings.Contains(err.Error(), path) {
-			t.Errorf("%s: %v, want an error that names it", name, err)
-		}
-	}
-	if b, err := os.ReadFile(link); err != nil || string(b) != "precious" {
-		t.Errorf("a file that was refused holds %q, %v", b, err)
-	}
-	dial(t, live)
-}
-
-func TestListenRefusesPaths(t *testing.T) {
-	dir := t.TempDir()
-	long := filepath.Join(dir, strings.Repeat("x", 108-len(dir)-1))
-	if len(long) != 108 {
-		t.Fatalf("the path has %d bytes", len(long))
-	}
-	for path, want := range map[string]string{
-		long:                             "has 108 bytes, of which a unix socket can have 107",
-		"":                               "does not name a file",
-		"@abstract":                      "does not name a file",
-		filepath.Join(dir, "none", "x"):  "no such file",
-		filepath.Join("/proc/self", "x"): "/proc/self/x",
-	} {
-		_, err := vfiouser.Listen(path, newFake(), slog.New(slog.DiscardHandler), "port7")
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("Listen(%q) = %v, want %q", path, err, want)
-		}
-	}
-	s, _ := listen(t, long[:107], newFake())
-	if err := s.Close(); err != nil {
-		t.Error(err)
-	}
-}
-
-func TestCloseRemovesTheSocket(t *testing.T) {
-	path := socketPath(t)
-	s, _ := listen(t, path, newFake())
-	if err := s.Close(); err != nil {
-		t.Error(err)
-	}
-	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the socket is still there: %v", err)
-	}
-	if err := s.Serve(t.Context()); err != nil {
-		t.Errorf("Serve after Close = %v", err)
-	}
-
-	s, _ = listen(t, path, newFake())
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
-	}
-	listen(t, path, newFake())
-	for range 2 {
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-	}
-	if _, err := os.Lstat(path); err != nil {
-		t.Errorf("the socket of another server was removed: %v", err)
-	}
 }
 
 func TestCloseEndsTheConnection(t *testing.T) {

@@ -8,6 +8,9 @@ const (
 	featureLogAll   = 1 << 26 // VHOST_F_LOG_ALL: log all writes to guest memory
 	featureProtocol = 1 << 30 // VHOST_USER_F_PROTOCOL_FEATURES
 	featurePacked   = 1 << 34 // VIRTIO_F_RING_PACKED, which decides what a ring looks like
+
+	// ours are the bits that the Backend is not told.
+	ours = featureLogAll | featureProtocol
 )
 
 // Protocol features that a Backend may offer (specification, "Protocol features").
@@ -27,9 +30,9 @@ const (
 		ProtocolBackendReq | ProtocolResetDevice | ProtocolConfigureMemSlots | ProtocolStatus
 )
 
-// Backend is a device whose rings a front end hands over. All its methods are called by one goroutine for each
-// connection, in the order of the messages, and none between Detach and the next Attach, except
-// Features, ProtocolFeatures and QueuePairs.
+// Backend is a device whose rings a front end hands over. All its methods are called one at a time, in the order of a
+// front end's messages, and none between Detach and the next Attach, except Features, ProtocolFeatures and
+// QueuePairs.
 //
 // An error closes the connection and becomes the cause of Detach, unless said otherwise.
 type Backend interface {
@@ -49,7 +52,7 @@ type Backend interface {
 	Attach(peer string, hangUp func(cause error)) error
 
 	// Detach tells that the front end of the last Attach has gone, and why: [io.EOF] if it left,
-	// [net.ErrClosed] if the server was closed, otherwise an error. Rings may still be running: the
+	// [net.ErrClosed] if the server was closed, ErrTakenOver if another one follows, otherwise an error. Rings may still be running: the
 	// Backend stops them, closes what files it has and gives up the memory and the log.
 	Detach(cause error)
 

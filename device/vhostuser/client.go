@@ -2,10 +2,11 @@ package vhostuser
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"net"
 	"time"
+
+	"polder/device/internal/unixsock"
 )
 
 // redial is how long a Client waits before it tries to connect again.
@@ -26,7 +27,7 @@ type Client struct {
 // NewClient returns a Client of dev for the socket at path, which need not exist. name says in the log
 // which port the client is of.
 func NewClient(path string, dev Backend, log *slog.Logger, name string) (*Client, error) {
-	if err := checkPath(path); err != nil {
+	if err := unixsock.CheckPath(path); err != nil {
 		return nil, err
 	}
 	c := &Client{dev: dev, log: log.With("port", name), path: path, wait: redial}
@@ -52,7 +53,7 @@ func (c *Client) Serve(ctx context.Context) error {
 		case err == nil:
 			told = false
 			// No haste: a front end that starts has put us into its backlog.
-			newConn(uc.(*net.UnixConn), c.dev, c.log).run(c.ctx, 0) // logs its outcome
+			newConn(uc.(*net.UnixConn), c.dev, newCustody(0), c.log).run(c.ctx, 0) // logs its outcome
 		case c.ctx.Err() == nil && !told:
 			told = true
 			c.log.Info("vhost-user: waiting for the front end to listen", "err", err)
@@ -69,16 +70,5 @@ func (c *Client) Serve(ctx context.Context) error {
 // may call it.
 func (c *Client) Close() error {
 	c.close()
-	return nil
-}
-
-// checkPath finds why nothing could have a socket at path.
-func checkPath(path string) error {
-	switch {
-	case len(path) > maxPath:
-		return fmt.Errorf("socket path %q has %d bytes, of which a unix socket can have %d", path, len(path), maxPath)
-	case path == "" || path[0] == '@':
-		return fmt.Errorf("socket path %q does not name a file", path)
-	}
 	return nil
 }

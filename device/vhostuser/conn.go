@@ -20,12 +20,14 @@ const patience = 5 * time.Second
 
 // conn is one connection.
 type conn struct {
-	conn *net.UnixConn
-	dev  Backend
-	log  *slog.Logger
+	conn    *net.UnixConn
+	dev     Backend
+	custody *custody // of dev, which may be another connection's
+	log     *slog.Logger
 
-	attached bool
-	hangUp   func(error)
+	ctx    context.Context // done when the connection is to end
+	hangUp func(error)     // ends it
+	peer   string          // who it is; "" until it has spoken
 
 	// What we offer, the bits of vhost-user included.
 	offered, protocolOffered uint64
@@ -37,7 +39,7 @@ type conn struct {
 	mem     []MemRegion // owns the files
 	rings   []vring
 	logBase Log  // owns the file, which is nil if there is none
-	logging bool // dev was told logBase
+	logging bool // dev was told logBase; only while the device is ours
 	channel int  // for our requests, or -1: only held, see setBackendReqFD
 
 	// The message under way.
@@ -51,15 +53,15 @@ type conn struct {
 //
 // It is for a front end that came through neither a Server nor a Client, such as one end of a socket pair.
 func ServeConn(ctx context.Context, uc *net.UnixConn, dev Backend, log *slog.Logger, name string) error {
-	if err := newConn(uc, dev, log.With("port", name)).run(ctx, patience); err != io.EOF {
+	if err := newConn(uc, dev, newCustody(0), log.With("port", name)).run(ctx, patience); err != io.EOF {
 		return err
 	}
 	return nil
 }
 
-// newConn takes uc over.
-func newConn(uc *net.UnixConn, dev Backend, log *slog.Logger) *conn {
-	c := &conn{conn: uc, dev: dev, log: log, channel: -1}
+// newConn takes uc over. d is the custody of dev.
+func newConn(uc *net.UnixConn, dev Backend, d *custody, log *slog.Logger) *conn {
+	c := &conn{conn: uc, dev: dev, custody: d, log: log, channel: -1}
 	c.protocolOffered = dev.ProtocolFeatures() & ProtocolAll
 	c.offered = dev.Features() | featureProtocol
 	if c.protocolOffered&ProtocolLogSHMFD != 0 {
@@ -77,7 +79,7 @@ func newConn(uc *net.UnixConn, dev Backend, log *slog.Logger) *conn {
 func (c *conn) run(parent context.Context, patience time.Duration) error {
 	ctx, cancel := context.WithCancelCause(parent)
 	defer cancel(nil)
-	c.hangUp = cancel
+	c.ctx, c.hangUp = ctx, cancel
 	closed := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		c.conn.Close() // ends a read or write under way
@@ -92,7 +94,7 @@ func (c *conn) run(parent context.Context, patience time.Duration) error {
 	}
 	c.conn.Close()
 	switch {
-	case cause == io.EOF && !c.attached: // a probe whether somebody listens
+	case cause == io.EOF && c.peer == "": // a probe whether somebody listens
 		c.log.Debug("vhost-user: a front end came and went")
 	case cause == io.EOF:
 		c.log.Info("vhost-user: front end left")
@@ -101,9 +103,7 @@ func (c *conn) run(parent context.Context, patience time.Duration) error {
 	default:
 		c.log.Warn("vhost-user: connection given up", "err", cause)
 	}
-	if c.attached {
-		c.dev.Detach(cause)
-	}
+	c.leave(cause)
 	c.release()
 	return cause
 }
@@ -140,8 +140,8 @@ func (c *conn) serve(patience time.Duration) error {
 	}
 	for {
 		err := c.receive()
-		if err == nil && !c.attached {
-			err = c.attach()
+		if err == nil && c.peer == "" {
+			err = c.greet()
 		}
 		if err == nil {
 			err = c.answer()
@@ -161,23 +161,21 @@ func (c *conn) drop() {
 	c.fds = c.fds[:0]
 }
 
-// attach tells the device that somebody is there.
-func (c *conn) attach() error {
+// greet notes who has spoken.
+func (c *conn) greet() error {
 	if err := c.conn.SetReadDeadline(time.Time{}); err != nil {
 		return err
 	}
-	peer := c.peer()
-	if err := c.dev.Attach(peer, c.hangUp); err != nil {
-		return fmt.Errorf("attach %s: %w", peer, err)
+	c.peer = peer(c.conn)
+	if err := c.enter(); err != nil {
+		return fmt.Errorf("attach %s: %w", c.peer, err)
 	}
-	c.attached = true
-	c.log.Info("vhost-user: front end attached", "peer", peer)
 	return nil
 }
 
-// peer tells who the front end is.
-func (c *conn) peer() string {
-	raw, err := c.conn.SyscallConn()
+// peer tells who is at the other end.
+func peer(conn *net.UnixConn) string {
+	raw, err := conn.SyscallConn()
 	if err != nil {
 		return "unknown"
 	}
@@ -281,11 +279,15 @@ func (r refusal) Unwrap() error { return r.error }
 // one, whether or not REPLY_ACK was negotiated: User Mode Linux already asks for one of
 // SET_PROTOCOL_FEATURES, which negotiates it.
 func (c *conn) answer() error {
-	reply, err := c.dispatch()
+	reply, err := c.act()
 	c.drop()
 	ack := c.h.flags&flagNeedReply != 0
 	if no := (refusal{}); errors.As(err, &no) && ack {
-		c.log.Debug("vhost-user: request refused", "err", no.error)
+		level := slog.LevelWarn
+		if errors.Is(err, ErrProtocol) { // we do not serve it, as front ends may find out by asking
+			level = slog.LevelDebug
+		}
+		c.log.Log(c.ctx, level, "vhost-user: request refused", "request", c.h.req, "err", no.error)
 		reply, err = u64(1), nil
 	}
 	switch {
@@ -390,17 +392,18 @@ func (c *conn) setFeatures(body []byte) ([]byte, error) {
 	if extra := f &^ c.offered; extra != 0 {
 		return nil, c.h.malformed("%#x has bits %#x that were not offered", f, extra)
 	}
-	const ours = featureLogAll | featureProtocol
 	if !c.featured || (f^c.features)&^ours != 0 {
 		for i := range c.rings {
 			if err := c.unsettle(i); err != nil {
 				return nil, err
 			}
 		}
-		if err := c.dev.SetFeatures(f &^ ours); err != nil {
-			return nil, err
-		}
 		c.featured = true
+		if c.holds() {
+			if err := c.dev.SetFeatures(f &^ ours); err != nil {
+				return nil, err
+			}
+		}
 	}
 	wasOn := make([]bool, len(c.rings))
 	for i := range c.rings {
@@ -443,14 +446,21 @@ func (c *conn) resetDevice([]byte) ([]byte, error) {
 	}
 	c.logBase, c.logging = Log{}, false
 	c.features, c.featured, c.status = 0, false, 0
+	if !c.holds() {
+		return nil, nil
+	}
 	return nil, c.dev.Reset()
 }
 
 // getQueueNum serves GET_QUEUE_NUM. For a network device QEMU compares it with the number of pairs.
 func (c *conn) getQueueNum([]byte) ([]byte, error) { return u64(uint64(len(c.rings) / 2)), nil }
 
-// sendRARP serves SEND_RARP: a MAC address in the first 6 of 8 bytes.
+// sendRARP serves SEND_RARP: a MAC address in the first 6 of 8 bytes. While another front end has the device, the guest has
+// not gone anywhere.
 func (c *conn) sendRARP(body []byte) ([]byte, error) {
+	if !c.holds() {
+		return nil, nil
+	}
 	return nil, c.dev.SendRARP([6]byte(body))
 }
 
@@ -458,6 +468,9 @@ func (c *conn) netSetMTU(body []byte) ([]byte, error) {
 	mtu := binary.LittleEndian.Uint64(body)
 	if mtu > 0xffff {
 		return nil, refusal{c.h.malformed("MTU %d", mtu)}
+	}
+	if err := c.acquire(); err != nil { // the rings are next
+		return nil, err
 	}
 	if err := c.dev.SetMTU(uint16(mtu)); err != nil {
 		return nil, refusal{err}

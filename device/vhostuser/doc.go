@@ -9,8 +9,8 @@
 //
 // # The life of a connection
 //
-//  1. Either side may be the one that listens. [Listen] makes a socket and [Server.Serve] accepts one front end at
-//     a time; a [Client] connects to the socket of the front end, and does so again when that went away.
+//  1. Either side may be the one that listens. [Listen] makes a socket, and [Server.Serve] accepts front ends; a
+//     [Client] connects to the socket of the front end, and does so again when that went away.
 //  2. With the first message, [Backend.Attach] is called. The front end asks for features and acknowledges some
 //     ([Backend.SetFeatures]), and passes its guest's memory ([Backend.SetMemory]).
 //  3. For each ring it says size, position and addresses, and passes eventfds for the kick and the call. When that is
@@ -19,6 +19,14 @@
 //     socket is closed and [Backend.Detach] is called.
 //
 // One goroutine serves a connection and makes all its calls of the Backend, in the order of the messages.
+//
+// # Two front ends
+//
+// A guest that migrates from one hypervisor to another on the same machine has, for a while, two front ends. Both
+// connect to the same socket. The second one has a connection and no more: what it says is answered and kept. When it starts a
+// ring, the first has stopped all of its own. Then that is detached, and the second attached in its place with all that it has
+// said so far. The first may take the device back in the same way, if the migration failed. A front end that starts a ring while
+// those of another run loses its connection: somebody started a guest twice.
 //
 // # The states of a ring
 //

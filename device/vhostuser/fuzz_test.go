@@ -1,6 +1,7 @@
 package vhostuser
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -149,9 +150,10 @@ func openFDs(t testing.TB) int {
 	return len(dir)
 }
 
-// FuzzConn plays a program of a front end: a sequence of pieces that are each sent at once, as u8 number of
-// descriptors, u16 number of bytes, and the bytes. The descriptors are all the same eventfd. With hello, the
-// front end has a session, memory and a ring that runs before.
+// FuzzConn plays a program of a front end: a sequence of pieces that are each sent at once, as u8 descriptors, u16 number of
+// bytes, and the bytes. Of the descriptors, bits 0 to 3 are the number, of which 15 stands for as many as the kernel allows, and
+// bits 4 to 7 what the first one is: the next ones are the next kinds. With hello, the front end has a session,
+// memory and a ring that runs before.
 func FuzzConn(f *testing.F) {
 	piece := func(fds uint8, request, flags uint32, payload ...any) []byte {
 		b := vt.Message(request, vt.FlagVersion|flags, vt.Payload(payload...))
@@ -198,6 +200,15 @@ func FuzzConn(f *testing.F) {
 	}
 	f.Add(true, whole)
 	f.Add(false, whole)
+	for kind := range uint8(7) { // the same with every kind of descriptor
+		for i := 0; i < len(whole); {
+			if whole[i] != 0 {
+				whole[i] = whole[i]&15 | kind<<4
+			}
+			i += 3 + int(binary.LittleEndian.Uint16(whole[i+1:]))
+		}
+		f.Add(true, bytes.Clone(whole))
+	}
 
 	f.Fuzz(func(t *testing.T, hello bool, program []byte) {
 		mem, err := vt.NewMemory(gpa, 1<<20)
@@ -210,12 +221,13 @@ func FuzzConn(f *testing.F) {
 			t.Fatal(err)
 		}
 		defer ring.Close()
+		kinds := strange(t, mem)
 		before := openFDs(t)
 		client, uc, err := vt.Pair()
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := newConn(uc, &sink{t: t}, slog.New(slog.DiscardHandler))
+		c := newConn(uc, &sink{t: t}, newCustody(0), slog.New(slog.DiscardHandler))
 		served, sent := make(chan error), make(chan struct{})
 		go func() { served <- c.run(context.Background(), patience) }()
 		if hello {
@@ -226,7 +238,7 @@ func FuzzConn(f *testing.F) {
 		}
 		go func() {
 			defer close(sent)
-			play(client, program, ring.CallFD)
+			play(client, program, kinds)
 			client.CloseWrite() // fails only if the back end has hung up
 		}()
 		for {
@@ -252,23 +264,53 @@ func FuzzConn(f *testing.F) {
 }
 
 // play sends the pieces of a program, until the back end hangs up.
-func play(client *vt.Client, program []byte, fd int) {
+func play(client *vt.Client, program []byte, kinds []int) {
 	for len(program) >= 3 {
-		fds, n := int(program[0]), int(binary.LittleEndian.Uint16(program[1:]))
+		number, kind, n := int(program[0]&15), int(program[0]>>4), int(binary.LittleEndian.Uint16(program[1:]))
 		program = program[3:]
 		n = min(n, len(program))
 		if n == 0 {
 			continue
 		}
-		dups := make([]int, min(fds, 253)) // the kernel's limit
-		for i := range dups {
-			dups[i] = fd
+		if number == 15 {
+			number = 253
 		}
-		if client.Send(program[:n], dups...) != nil {
+		var fds []int
+		for i := range number {
+			fds = append(fds, kinds[(kind+i)%len(kinds)])
+		}
+		if client.Send(program[:n], fds...) != nil {
 			return
 		}
 		program = program[n:]
 	}
+}
+
+// strange returns descriptors of all kinds: an eventfd, memory, the two ends of a pipe, a socket, a directory, and a file
+// that can only be named. They are closed with the test.
+func strange(t *testing.T, mem *vt.Memory) []int {
+	var kinds []int
+	keep := func(fd int, err error) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		kinds = append(kinds, fd)
+	}
+	keep(unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK))
+	keep(unix.FcntlInt(uintptr(mem.FD()), unix.F_DUPFD_CLOEXEC, 0))
+	var pipe [2]int
+	err := unix.Pipe2(pipe[:], unix.O_CLOEXEC)
+	keep(pipe[0], err)
+	keep(pipe[1], err)
+	keep(unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0))
+	keep(unix.Open("/", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0))
+	keep(unix.Open("/", unix.O_PATH|unix.O_CLOEXEC, 0))
+	t.Cleanup(func() {
+		for _, fd := range kinds {
+			unix.Close(fd)
+		}
+	})
+	return kinds
 }
 
 func TestHeaderRoundTrip(t *testing.T) {
@@ -293,7 +335,7 @@ func TestFirstMessageTimesOut(t *testing.T) {
 		if err := client.Send(vt.Message(vt.SetFeatures, vt.FlagVersion, make([]byte, 8))[:said]); err != nil {
 			t.Fatal(err)
 		}
-		c := newConn(uc, &sink{t: t}, slog.New(slog.DiscardHandler))
+		c := newConn(uc, &sink{t: t}, newCustody(0), slog.New(slog.DiscardHandler))
 		if err := c.run(t.Context(), 1); !errors.Is(err, ErrProtocol) {
 			t.Errorf("after %d bytes: %v, want %v", said, err, ErrProtocol)
 		}

@@ -143,8 +143,10 @@ func (c *conn) setMemory(table []MemRegion) error {
 			}
 		}
 	}
-	if err := c.dev.SetMemory(slices.Clone(table)); err != nil {
-		return err
+	if c.holds() {
+		if err := c.dev.SetMemory(slices.Clone(table)); err != nil {
+			return err
+		}
 	}
 	for _, i := range running {
 		if err := c.start(i); err != nil {
@@ -202,7 +204,7 @@ func (c *conn) setLogFD([]byte) ([]byte, error) { return nil, nil }
 
 // tellLog tells the device whether and where to log, if that has changed; anew says that where has.
 func (c *conn) tellLog(anew bool) error {
-	on := c.logBase.File != nil && c.features&featureLogAll != 0
+	on := c.logBase.File != nil && c.features&featureLogAll != 0 && c.holds()
 	was := c.logging
 	c.logging = on
 	switch {

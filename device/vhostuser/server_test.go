@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -112,35 +111,6 @@ func accept(t testing.TB, ln *net.UnixListener) *vt.Client {
 	return c
 }
 
-func TestListenReplacesAStaleSocketOnly(t *testing.T) {
-	stale := socketPath(t)
-	ln := frontEnd(t, stale)
-	ln.SetUnlinkOnClose(false)
-	ln.Close()
-	listen(t, stale, newFake())
-
-	live := socketPath(t)
-	listen(t, live, newFake())
-	regular := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(regular, []byte("precious"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	link := filepath.Join(t.TempDir(), "link")
-	if err := os.Symlink(regular, link); err != nil {
-		t.Fatal(err)
-	}
-	for name, path := range map[string]string{"live socket": live, "regular file": regular, "symbolic link": link} {
-		_, err := vhostuser.Listen(path, newFake(), slog.New(slog.DiscardHandler), "port7")
-		if !errors.Is(err, fs.ErrExist) || !strings.Contains(err.Error(), path) {
-			t.Errorf("%s: %v, want an error that names it", name, err)
-		}
-	}
-	if b, err := os.ReadFile(link); err != nil || string(b) != "precious" {
-		t.Errorf("a file that was refused holds %q, %v", b, err)
-	}
-	dial(t, live)
-}
-
 func TestPathsThatAreRefused(t *testing.T) {
 	dir := t.TempDir()
 	long := filepath.Join(dir, strings.Repeat("x", 108-len(dir)-1))
@@ -167,34 +137,6 @@ func TestPathsThatAreRefused(t *testing.T) {
 	s, _ := listen(t, long[:107], newFake())
 	if err := s.Close(); err != nil {
 		t.Error(err)
-	}
-}
-
-func TestCloseRemovesTheSocket(t *testing.T) {
-	path := socketPath(t)
-	s, _ := listen(t, path, newFake())
-	if err := s.Close(); err != nil {
-		t.Error(err)
-	}
-	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the socket is still there: %v", err)
-	}
-	if err := s.Serve(t.Context()); err != nil {
-		t.Errorf("Serve after Close = %v", err)
-	}
-
-	s, _ = listen(t, path, newFake())
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
-	}
-	listen(t, path, newFake())
-	for range 2 {
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-	}
-	if _, err := os.Lstat(path); err != nil {
-		t.Errorf("the socket of another server was removed: %v", err)
 	}
 }
 
@@ -234,50 +176,56 @@ func TestCloseEndsTheConnection(t *testing.T) {
 	}
 }
 
-func TestSecondFrontEndIsTurnedAway(t *testing.T) {
+func TestThirdFrontEndIsTurnedAway(t *testing.T) {
 	path := socketPath(t)
 	s, log := listen(t, path, newFake())
 	s.SetGrace(time.Millisecond)
 	run(t, s)
-	first := dial(t, path)
-	if _, err := first.GetU64(vt.GetFeatures); err != nil {
-		t.Fatal(err)
+	first, second := dial(t, path), dial(t, path)
+	for _, c := range []*vt.Client{first, second} {
+		if _, err := c.GetU64(vt.GetFeatures); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if _, _, err := dial(t, path).Reply(); err != io.EOF {
-		t.Errorf("the second front end reads %v, want EOF", err)
+		t.Errorf("the third front end reads %v, want EOF", err)
 	}
 	if !strings.Contains(log.String(), "turned away") || !strings.Contains(log.String(), "port=port7") {
 		t.Errorf("logged\n%s", log)
 	}
-	if _, err := first.GetU64(vt.GetFeatures); err != nil {
-		t.Errorf("the first front end: %v", err)
+	for _, c := range []*vt.Client{first, second} {
+		if _, err := c.GetU64(vt.GetFeatures); err != nil {
+			t.Errorf("a front end that was there: %v", err)
+		}
 	}
 }
 
-func TestSecondFrontEndWaitsForTheFirstToLeave(t *testing.T) {
+func TestThirdFrontEndWaitsForAnotherToLeave(t *testing.T) {
 	path := socketPath(t)
 	s, _ := listen(t, path, newFake())
 	s.SetGrace(time.Hour)
 	done := run(t, s)
-	first := dial(t, path)
-	if _, err := first.GetU64(vt.GetFeatures); err != nil {
-		t.Fatal(err)
+	first, second := dial(t, path), dial(t, path)
+	for _, c := range []*vt.Client{first, second} {
+		if _, err := c.GetU64(vt.GetFeatures); err != nil {
+			t.Fatal(err)
+		}
 	}
-	second := dial(t, path)
-	if err := second.Request(vt.GetFeatures, 0, nil); err != nil {
+	third := dial(t, path)
+	if err := third.Request(vt.GetFeatures, 0, nil); err != nil {
 		t.Fatal(err)
 	}
 	first.Close()
-	if h, _, err := second.Reply(); err != nil || h.Request != vt.GetFeatures {
-		t.Errorf("the second front end got %+v, %v, want to be attached", h, err)
+	if h, _, err := third.Reply(); err != nil || h.Request != vt.GetFeatures {
+		t.Errorf("the third front end got %+v, %v, want to be served", h, err)
 	}
-	third := dial(t, path)
+	fourth := dial(t, path)
 	s.Close()
 	if err := <-done; err != nil {
 		t.Errorf("Serve = %v", err)
 	}
-	if _, _, err := third.Reply(); err != io.EOF {
-		t.Errorf("the third front end reads %v, want EOF", err)
+	if _, _, err := fourth.Reply(); err != io.EOF {
+		t.Errorf("the fourth front end reads %v, want EOF", err)
 	}
 }
 

@@ -229,7 +229,7 @@ func (c *conn) settle(i int) error {
 // usedSize returns how many bytes the used ring of a split ring has.
 func usedSize(num uint64) uint64 { return 6 + 8*num }
 
-// start starts a ring. The sizes and alignments of its parts are those of virtio 1.3, 2.7 and 2.8.
+// start starts a ring, for which the device must be ours. The sizes and alignments of its parts are those of virtio 1.3, 2.7 and 2.8.
 func (c *conn) start(i int) error {
 	v := &c.rings[i]
 	num := uint64(v.num)
@@ -251,6 +251,9 @@ func (c *conn) start(i int) error {
 		return err
 	}
 	if cfg.Used, err = c.translate(i, "used ring", v.addr.used, usedSize, 4); err != nil {
+		return err
+	}
+	if err := c.acquire(); err != nil {
 		return err
 	}
 	for _, bell := range []struct {

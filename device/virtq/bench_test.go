@@ -16,6 +16,8 @@ type wire struct {
 	tx, rx   *virtqtest.Driver
 	from, to *virtq.Queue
 	chains   []virtq.Chain
+	sizes    []int
+	bufs     [][]byte
 	out, in  []virtqtest.Buffer // one for each token
 	pending  int                // chains[at:pending] are taken and not forwarded
 	at       int
@@ -25,7 +27,7 @@ type wire struct {
 const bufferSize = 2048
 
 func newWire(tb testing.TB, o virtqtest.Options, frame int) *wire {
-	w := &wire{chains: make([]virtq.Chain, 32)}
+	w := &wire{chains: make([]virtq.Chain, 32), sizes: make([]int, 32), bufs: make([][]byte, 32)}
 	for i, d := range []**virtqtest.Driver{&w.tx, &w.rx} {
 		ram := virtqtest.NewRAM(tb, base, 4*size)
 		*d = virtqtest.NewDriver(ram, o)
@@ -63,26 +65,34 @@ func (w *wire) forward(tb testing.TB) int {
 			tb.Fatal(err)
 		}
 		w.at, w.pending = 0, n
+		if n == 0 {
+			return 0
+		}
 	}
-	first := w.at
-	for ; w.at < w.pending; w.at++ {
-		c := &w.chains[w.at]
-		src := c.Out[0]
-		parts, n, err := w.to.Fill(len(src), true)
+	left := w.chains[w.at:w.pending]
+	for i := range left {
+		w.sizes[i] = len(left[i].Out[0])
+	}
+	n := w.to.FillEach(w.sizes[:len(left)], w.bufs)
+	for i, b := range w.bufs[:n] {
+		copy(b, left[i].Out[0])
+	}
+	if n == 0 { // the driver has not yet given buffers, or the queue has to find the memory first
+		parts, buffers, err := w.to.Fill(len(left[0].Out[0]), true)
 		if err != nil {
 			tb.Fatal(err)
 		}
-		if n == 0 {
-			break
+		if buffers == 0 {
+			return 0
 		}
-		copy(parts[0], src)
-		w.from.Done(c, 0)
+		copy(parts[0], left[0].Out[0])
+		n = 1
 	}
-	if w.at > first {
-		w.to.Publish()
-		w.from.Publish()
-	}
-	return w.at - first
+	w.from.DoneAll(left[:n])
+	w.at += n
+	w.to.Publish()
+	w.from.Publish()
+	return n
 }
 
 // refill takes up to 64 buffers back from each queue and gives them to the device again.

@@ -57,6 +57,7 @@ func (q *Queue) add(c *Chain, addr uint64, n uint32, flags uint16) (err error) {
 		c.Out, err = q.readable.scatter(c.Out, addr, n)
 		return err
 	}
+	q.writes = true
 	if q.log != nil {
 		c.dirty = append(c.dirty, span{addr, int(n)})
 	}

@@ -17,14 +17,14 @@
 //
 //  1. [Queue.Take] fills an array of chains with what the driver made available.
 //  2. The owner forwards the frames that the chains point to.
-//  3. [Queue.Done] notes each chain as used. The driver does not see that yet.
+//  3. [Queue.Done] notes each chain as used, or [Queue.DoneAll] all. The driver does not see that yet.
 //  4. [Queue.Publish] shows it everything at once, and says whether to ring the doorbell.
 //
 // Receive:
 //
-//  1. [Queue.Fill] reserves buffers for a frame, several if they may be merged, and notes
-//     them as used.
-//  2. The owner copies the header and the frame into them.
+//  1. [Queue.FillEach] reserves a buffer for each of a batch of frames and notes them as used. [Queue.Fill]
+//     does so for a frame that is not so simple, of several buffers if they may be merged.
+//  2. The owner copies headers and frames into them.
 //  3. After the last frame of the batch, [Queue.Publish].
 //
 // A device that finds nothing to do calls [Queue.Arm], which asks for a kick and looks once

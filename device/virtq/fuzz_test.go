@@ -34,6 +34,8 @@ func fuzzProgram(f *testing.F, packed bool) {
 	f.Add([]byte{7, 3, 255, 0, 0x21, 1, 0, 2, 4, 3, 0, 4, 0, 5, 0})
 	f.Add([]byte{2, 2, 3, 0, 1, 0, 2, 0, 0x83, 1, 0, 2, 9, 3, 1, 3, 0, 4, 0, 5, 0, 5, 0, 5, 0})
 	f.Add([]byte{1, 3, 0, 0, 0x10, 0, 0x20, 0, 0x30, 1, 0, 7, 0x82, 4, 0, 5, 0, 5, 0, 5, 0})
+	f.Add([]byte{1, 3, 0, 0, 1, 0, 2, 0, 1, 1, 0, 2, 3, 11, 2, 4, 0, 11, 1, 4, 0, 5, 0, 5, 0, 5, 0})
+	f.Add([]byte{2, 3, 0, 0, 0x10, 1, 0, 7, 0, 0, 0x10, 0, 0x10, 0, 0x20, 1, 0, 12, 0, 7, 0, 4, 0, 5, 0, 5, 0, 5, 0, 5, 0})
 	f.Add([]byte{5, 1, 254, 6, 0, 8, 0, 0, 1, 1, 0, 2, 1, 3, 0, 4, 0, 6, 1, 9, 0, 5, 0, 10, 0})
 	f.Fuzz(func(t *testing.T, p []byte) {
 		if len(p) < 3 {
@@ -66,7 +68,7 @@ func play(t *testing.T, ram *virtqtest.RAM, d *virtqtest.Driver, q *virtq.Queue,
 	)
 	for step := 0; len(program) >= 2; step, program = step+1, program[2:] {
 		x := int(program[1])
-		switch program[0] % 11 {
+		switch program[0] % 13 {
 		case 0: // the driver adds a buffer: x is how many parts to read and to write, and whether in a table
 			c := modelChain{token: token}
 			var bufs []virtqtest.Buffer
@@ -213,6 +215,36 @@ func play(t *testing.T, ram *virtqtest.RAM, d *virtqtest.Driver, q *virtq.Queue,
 			c := d.Config()
 			c.Base = q.Base()
 			q = mustNew(t, ram, c)
+		case 11: // the device is through with some, and wrote nothing
+			n := min(len(m.taken), x%4)
+			q.DoneAll(chains[:n])
+			m.done = append(m.done, m.taken[:n]...)
+			m.taken, chains = slices.Delete(m.taken, 0, n), slices.Delete(chains, 0, n)
+		case 12: // the device receives frames of x bytes
+			if o.InOrder && len(m.taken) > 0 {
+				continue
+			}
+			n, simple := 1+x&0x7f, 0
+			for _, c := range m.available {
+				if len(c.out) > 0 || len(c.in) > 1 || c.in[0] < n {
+					break
+				}
+				simple++
+			}
+			bufs := make([][]byte, 3)
+			got := q.FillEach([]int{n, n, n}, bufs)
+			if got > simple {
+				t.Fatalf("step %d: %d frames of %d bytes went to a buffer each; only %d are of that kind", step, got, n, simple)
+			}
+			for i := range got {
+				c := m.available[i]
+				if len(bufs[i]) != n {
+					t.Fatalf("step %d: a part of %d bytes for %d", step, len(bufs[i]), n)
+				}
+				c.written = uint32(n)
+				m.done = append(m.done, c)
+			}
+			m.available = m.available[got:]
 		}
 	}
 }
@@ -275,6 +307,12 @@ func FuzzRingImage(f *testing.F) {
 		for i := range 64 {
 			var err error
 			if how&0x10 != 0 {
+				bufs := make([][]byte, 2)
+				for _, p := range bufs[:q.FillEach([]int{1 + i*37, 1 + i}, bufs)] {
+					if !ram.Contains(p, true) {
+						t.Fatal("a part is outside memory")
+					}
+				}
 				var parts [][]byte
 				var n int
 				parts, n, err = q.Fill(1+i*37, i&1 != 0)

@@ -38,7 +38,8 @@ func (r *packedRing) place(desc, driver, device []byte) {
 	r.device = &words32(device)[0]
 }
 
-// startPacked takes the positions from the base; the ring itself does not tell them.
+// startPacked takes the positions from the ring, or if that does not tell them, from the base. The base of a ring whose
+// device died is from before: QEMU 11.1 says where the ring was when it was last stopped.
 func (q *Queue) startPacked() error {
 	base := q.cfg.Base
 	if base>>16 == 0 {
@@ -51,7 +52,35 @@ func (q *Queue) startPacked() error {
 			return fmt.Errorf("base %#x is beyond a packed ring of %d", q.cfg.Base, q.cfg.Num)
 		}
 	}
+	if at, ok := q.locatePacked(); ok && q.next == q.used {
+		q.next, q.used = at, at
+	}
 	return nil
+}
+
+// locatePacked finds where the device is. A driver that makes a descriptor available leaves its USED bit as the device
+// last left it, so these bits are the device's own account: in those before its position they are like the wrap counter, in
+// the others they are not. That holds if the device has written each descriptor that it passed; it did not where
+// buffers have several or where order made it skip some, and then the ring does not tell.
+func (q *Queue) locatePacked() (at cursor, ok bool) {
+	if q.cfg.InOrder {
+		return at, false
+	}
+	at.wrap = atomic.LoadUint32(flagsWord(q.packed.desc, 0))>>16&descUsed != 0
+	for i := range q.cfg.Num {
+		flags := atomic.LoadUint32(flagsWord(q.packed.desc, int(i))) >> 16
+		passed := flags&descUsed != 0 == at.wrap
+		switch {
+		case flags&descNext != 0 || passed && at.index < i:
+			return at, false
+		case passed:
+			at.index++
+		}
+	}
+	if at.index == q.cfg.Num {
+		at = cursor{0, !at.wrap}
+	}
+	return at, true
 }
 
 // advance moves c on by n descriptors in a ring of num, n up to num.
@@ -100,24 +129,40 @@ func (q *Queue) takePacked(chains []Chain) (n int, err error) {
 	return n, nil
 }
 
-// fillPacked is Fill with the next buffer, if that is one descriptor of n bytes or more, in the piece of memory
-// of the one before. Otherwise it returns nil and did nothing.
-func (q *Queue) fillPacked(n int) []byte {
-	if !q.availablePacked() {
-		return nil
+// fillPacked is FillEach, up to the first buffer that is not one descriptor of n[i] bytes or more, in the piece of
+// memory of the one before.
+func (q *Queue) fillPacked(n []int, bufs [][]byte) (i int) {
+	r, hit := &q.packed, &q.writable.hit
+	for ; i < len(n) && q.availablePacked(); i++ {
+		at := int(q.next.index)
+		addr, rest := r.desc[2*at], r.desc[2*at+1]
+		if rest>>48&(descNext|descWrite|descIndirect) != descWrite || int64(uint32(rest)) < int64(n[i]) {
+			break
+		}
+		b := hit.window(addr, uint32(rest))
+		if b == nil {
+			break
+		}
+		bufs[i] = b[:n[i]]
+		q.next.advance(1, q.cfg.Num)
+		q.putPacked(entry{uint16(rest >> 32), 1, uint32(n[i])}, false)
 	}
-	r, i := &q.packed, int(q.next.index)
-	addr, rest := r.desc[2*i], r.desc[2*i+1]
-	if rest>>48&(descNext|descWrite|descIndirect) != descWrite || int64(uint32(rest)) < int64(n) {
-		return nil
+	return i
+}
+
+// readPacked is DoneAll for chains without a part to write.
+func (q *Queue) readPacked(chains []Chain) {
+	if !q.cfg.InOrder {
+		for i := range chains {
+			q.putPacked(entry{chains[i].id, chains[i].descs, 0}, false)
+		}
+		return
 	}
-	b := q.writable.hit.window(addr, uint32(rest))
-	if b == nil {
-		return nil
+	last, descs := len(chains)-1, uint16(0)
+	for i := range chains {
+		descs += chains[i].descs
 	}
-	q.next.advance(1, q.cfg.Num)
-	q.putPacked(entry{uint16(rest >> 32), 1, uint32(n)}, false)
-	return b[:n]
+	q.putPacked(entry{chains[last].id, descs, 0}, true)
 }
 
 // walkPacked appends the chain at q.next to c, and returns false if there is none.
@@ -182,6 +227,9 @@ func (q *Queue) putPacked(e entry, inner bool) {
 	}
 	if e.written > 0 {
 		flags |= descWrite // virtio 2.8.3
+	}
+	if e.descs > 1 {
+		flags |= descNext // which drivers ignore (virtio 2.8.6): for locatePacked
 	}
 	value := uint64(e.written) | uint64(e.id)<<32 | flags<<48
 	switch {

@@ -57,6 +57,7 @@ type Queue struct {
 
 	readable, writable pieces
 
+	writes bool    // there was a buffer with a part to write
 	frame  Chain   // of the last Fill
 	staged []entry // of the last Fill
 
@@ -205,19 +206,6 @@ func (q *Queue) Fill(n int, merge bool) (parts [][]byte, buffers int, err error)
 	}
 	c, start := &q.frame, q.next
 	c.reset()
-	if q.log == nil && n > 0 { // nearly every frame; what is not so simple gets a second look
-		var b []byte
-		if q.cfg.Packed {
-			b = q.fillPacked(n)
-		} else {
-			b = q.fillSplit(n)
-		}
-		if b != nil {
-			c.In = append(c.In, b)
-			return c.In, 1, nil
-		}
-	}
-
 	q.staged = q.staged[:0]
 	room := 0
 	for room < n {
@@ -255,6 +243,23 @@ func (q *Queue) Fill(n int, merge bool) (parts [][]byte, buffers int, err error)
 	return c.In, len(q.staged), nil
 }
 
+// FillEach is Fill for several frames at once, of n[i] bytes each and at least one. It reserves one buffer for each, from the
+// first on, as long as the driver's next buffer is one descriptor with room for all of the frame, as nearly
+// all are, and sets bufs[i] to its first n[i] bytes. It returns for how many it did; Fill has room for the next, or
+// says why not. bufs is as long as n.
+//
+// All of them are reserved before the owner writes to the first, so that its writes, to memory that another
+// processor read last, do not have to queue behind the accesses to the ring.
+func (q *Queue) FillEach(n []int, bufs [][]byte) int {
+	switch {
+	case q.err != nil || q.log != nil:
+		return 0
+	case q.cfg.Packed:
+		return q.fillPacked(n, bufs)
+	}
+	return q.fillSplit(n, bufs)
+}
+
 // Done notes that the device is through with c, into whose writable part it wrote the given
 // number of bytes. The driver sees that after the next Publish. Order is free
 // unless Config.InOrder.
@@ -265,6 +270,21 @@ func (q *Queue) Done(c *Chain, written uint32) {
 	// A driver that relies on order takes a buffer which it sees skipped as used completely, so
 	// buffers that the device only reads need no entry of their own (virtio 2.7.9 and 2.8.8).
 	q.put(entry{c.id, c.descs, written}, q.cfg.InOrder && len(c.In) == 0)
+}
+
+// DoneAll is Done for several chains, in their order, to none of which anything was written.
+func (q *Queue) DoneAll(chains []Chain) {
+	switch {
+	case len(chains) == 0:
+	case q.writes:
+		for i := range chains {
+			q.Done(&chains[i], 0)
+		}
+	case q.cfg.Packed:
+		q.readPacked(chains)
+	default:
+		q.readSplit(chains)
+	}
 }
 
 // put notes e as used; it may take the place of the entry before if both are inner.

@@ -1,6 +1,7 @@
 package virtq
 
 import (
+	"encoding/binary"
 	"fmt"
 	"sync/atomic"
 )
@@ -18,13 +19,13 @@ type splitRing struct {
 	seen                 uint16  // availIdx as last loaded
 
 	// used ring: ours
-	usedWord   *uint32  // flags in the low half, idx in the high half
-	usedRing   []uint32 // two words each: id; bytes written
-	availEvent *uint16  // with EVENT_IDX
+	usedWord   *uint32 // flags in the low half, idx in the high half
+	usedRing   []byte  // 8 bytes each: id; bytes written
+	availEvent *uint16 // with EVENT_IDX
 
 	flags     uint16 // what flags in usedWord is
 	published uint16 // what idx in usedWord is
-	batch     uint16 // slot of the last entry, if further buffers may join it
+	batch     uint16 // index of the last entry, if further buffers may join it
 	joins     bool   // they may
 }
 
@@ -40,7 +41,7 @@ func (r *splitRing) place(n int, eventIdx bool, desc, driver, device []byte) {
 	r.availFlags, r.availIdx = fieldAt(driver), fieldAt(driver[2:])
 	r.avail = words16(driver[4 : 4+2*n])
 	r.usedWord = &words32(device)[0]
-	r.usedRing = words32(device[4 : 4+8*n])
+	r.usedRing = device[4 : 4+8*n]
 	if eventIdx {
 		r.usedEvent = fieldAt(driver[4+2*n:])
 		r.availEvent = &words16(device[4+8*n:])[0]
@@ -111,28 +112,33 @@ func (q *Queue) takeSplit(chains []Chain) (n int, err error) {
 	return n, nil
 }
 
-// fillSplit is Fill with the next buffer, if that is one descriptor of n bytes or more, in the piece of memory
-// of the one before. Otherwise it returns nil and did nothing.
-func (q *Queue) fillSplit(n int) []byte {
-	if ready, _ := q.availableSplit(1); ready == 0 {
-		return nil
+// fillSplit is FillEach, up to the first buffer that is not one descriptor of n[i] bytes or more, in the piece of
+// memory of the one before.
+func (q *Queue) fillSplit(n []int, bufs [][]byte) (i int) {
+	ready, _ := q.availableSplit(len(n))
+	r, hit := &q.split, &q.writable.hit
+	for ; i < ready; i++ {
+		head := int(r.avail[q.next.index&r.mask])
+		if head > int(r.mask) {
+			break
+		}
+		addr, rest := r.desc[2*head], r.desc[2*head+1]
+		if uint16(rest>>32) != descWrite || int64(uint32(rest)) < int64(n[i]) {
+			break
+		}
+		b := hit.window(addr, uint32(rest))
+		if b == nil {
+			break
+		}
+		bufs[i] = b[:n[i]]
+		q.next.index++
+		r.setUsed(q.used.index, entry{uint16(head), 0, uint32(n[i])})
+		q.used.index++
 	}
-	r := &q.split
-	head := int(r.avail[q.next.index&r.mask])
-	if head > int(r.mask) {
-		return nil
+	if i > 0 {
+		r.joins = false
 	}
-	addr, rest := r.desc[2*head], r.desc[2*head+1]
-	if uint16(rest>>32) != descWrite || int64(uint32(rest)) < int64(n) {
-		return nil
-	}
-	b := q.writable.hit.window(addr, uint32(rest))
-	if b == nil {
-		return nil
-	}
-	q.next.index++
-	q.putSplit(entry{uint16(head), 0, uint32(n)}, false)
-	return b[:n]
+	return i
 }
 
 // walkSplit appends the chain at q.next, which is available, to c.
@@ -204,14 +210,38 @@ func (q *Queue) walkTable(c *Chain, addr uint64, size uint32, n int) error {
 // putSplit writes the used entry of e behind what the driver sees.
 func (q *Queue) putSplit(e entry, inner bool) {
 	r := &q.split
-	slot := q.used.index & r.mask
+	at := q.used.index
 	if inner && r.joins {
-		slot = r.batch // virtio 2.7.9: the place of the first, the id of the last
+		at = r.batch // virtio 2.7.9: the place of the first, the id of the last
 	}
-	r.batch, r.joins = slot, inner
-	r.usedRing[2*int(slot)] = uint32(e.id)
-	r.usedRing[2*int(slot)+1] = e.written
+	r.batch, r.joins = at, inner
+	r.setUsed(at, e)
 	q.used.index++
+}
+
+// readSplit is DoneAll for chains without a part to write.
+func (q *Queue) readSplit(chains []Chain) {
+	if q.cfg.InOrder {
+		last := len(chains) - 1
+		q.putSplit(entry{id: chains[last].id}, true)
+		q.used.index += uint16(last)
+		return
+	}
+	for i := range chains {
+		q.split.setUsed(q.used.index, entry{id: chains[i].id})
+		q.used.index++
+	}
+}
+
+// setUsed writes a used entry, both halves in one store, which neither processor needs aligned. The entry
+// may be the same as in the last round: then it is not written, and its cache line stays with the
+// processor that reads it.
+func (r *splitRing) setUsed(index uint16, e entry) {
+	at := 8 * int(index&r.mask)
+	b, v := r.usedRing[at:at+8], uint64(e.id)|uint64(e.written)<<32
+	if binary.LittleEndian.Uint64(b) != v {
+		binary.LittleEndian.PutUint64(b, v)
+	}
 }
 
 // publishSplit moves the driver's used index, and reports from where if it moved.

@@ -2,10 +2,14 @@ package virtq_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"polder/device/virtq"
@@ -584,7 +588,28 @@ func TestCase21Remap(t *testing.T) {
 	})
 }
 
-// Cases 12, 23 and 33, and the rest of what New refuses.
+// addressRow is a change to a good configuration.
+type addressRow struct {
+	name string
+	from virtq.Config
+	edit func(c *virtq.Config)
+	want string // in the error; empty if it is fine
+}
+
+// tryAddresses has New judge each row.
+func tryAddresses(t *testing.T, ram *virtqtest.RAM, rows []addressRow) {
+	t.Helper()
+	for _, r := range rows {
+		c := r.from
+		r.edit(&c)
+		q, err := virtq.New(ram, c)
+		if (q == nil) != (err != nil) || r.want == "" && err != nil || r.want != "" && (err == nil || !strings.Contains(err.Error(), r.want)) {
+			t.Errorf("%s: %v, want %q in the error", r.name, err, r.want)
+		}
+	}
+}
+
+// Cases 12 and 23, and the rest of what New refuses.
 func TestCase23RingAddresses(t *testing.T) {
 	ram := virtqtest.NewRAM(t, base, size)
 	ram.AddRegion(t, base+size, 4096, true, true)
@@ -592,12 +617,7 @@ func TestCase23RingAddresses(t *testing.T) {
 	ram.AddRegion(t, base+3*size+8, 4096, true, true) // mapped at the beginning of a page nevertheless
 	split := virtqtest.NewDriver(ram, virtqtest.Options{Num: 8, EventIdx: true}).Config()
 	packed := virtqtest.NewDriver(ram, virtqtest.Options{Num: 8, Packed: true}).Config()
-	rows := []struct {
-		name string
-		from virtq.Config
-		edit func(c *virtq.Config)
-		want string // in the error; empty if it is fine
-	}{
+	tryAddresses(t, ram, []addressRow{
 		{"split", split, func(c *virtq.Config) {}, ""},
 		{"packed", packed, func(c *virtq.Config) {}, ""},
 		{"12 no entries", split, func(c *virtq.Config) { c.Num = 0 }, "0 entries"},
@@ -622,19 +642,33 @@ func TestCase23RingAddresses(t *testing.T) {
 		{"23 packed ring in read-only memory", packed, func(c *virtq.Config) { c.Desc = base + 2*size }, "one piece"},
 		{"23 at the end of the address space", split, func(c *virtq.Config) { c.Desc = 1<<64 - 16 }, "0xfffffffffffffff0"},
 		{"23 region that is mapped askew", split, func(c *virtq.Config) { c.Desc = base + 3*size + 16 }, "odd address"},
-		{"33 used ring in the table", split, func(c *virtq.Config) { c.Device = c.Desc + 112 }, "overlaps"},
-		{"33 used ring over the available ring", split, func(c *virtq.Config) { c.Device = c.Driver - 4 }, "overlaps"},
-		{"33 suppression in the ring", packed, func(c *virtq.Config) { c.Device = c.Desc + 64 }, "overlaps"},
-		{"33 one suppression for both", packed, func(c *virtq.Config) { c.Device = c.Driver }, "overlaps"},
+	})
+}
+
+// Case 33: no part of a ring lies in another.
+func TestCase33Overlaps(t *testing.T) {
+	ram := virtqtest.NewRAM(t, base, size)
+	split := virtqtest.NewDriver(ram, virtqtest.Options{Num: 8, EventIdx: true}).Config()
+	packed := virtqtest.NewDriver(ram, virtqtest.Options{Num: 8, Packed: true}).Config()
+	at := func(desc, driver, device uint64) func(c *virtq.Config) {
+		return func(c *virtq.Config) { c.Desc, c.Driver, c.Device = base+desc, base+driver, base+device }
 	}
-	for _, r := range rows {
-		c := r.from
-		r.edit(&c)
-		q, err := virtq.New(ram, c)
-		if (q == nil) != (err != nil) || r.want == "" && err != nil || r.want != "" && (err == nil || !strings.Contains(err.Error(), r.want)) {
-			t.Errorf("%s: %v, want %q in the error", r.name, err, r.want)
-		}
-	}
+	// The parts of the split ring have 128, 22 and 70 bytes, those of the packed one 128, 4 and 4.
+	tryAddresses(t, ram, []addressRow{
+		{"one behind the other", split, at(0, 128, 152), ""},
+		{"in another order", split, at(96, 224, 24), ""},
+		{"used ring in the table", split, at(0, 128, 112), "overlaps used ring at 0x100070"},
+		{"table's last byte in the used ring", split, at(0, 256, 124), "overlaps"},
+		{"used ring's last bytes in the table", split, at(64, 256, 0), "overlaps"},
+		{"used ring over the available ring", split, at(0, 128, 148), "overlaps"},
+		{"used ring in front of the available ring, and in it", split, at(0, 196, 128), "overlaps"},
+		{"available ring in the table", split, at(0, 126, 152), "overlaps"},
+		{"all in one place", split, at(0, 0, 0), "overlaps"},
+		{"packed, one behind the other", packed, at(0, 128, 132), ""},
+		{"suppression in the ring", packed, at(0, 128, 64), "overlaps"},
+		{"driver's suppression in the ring", packed, at(0, 124, 128), "overlaps"},
+		{"one suppression for both", packed, at(0, 128, 128), "overlaps"},
+	})
 }
 
 // malformed runs the malformations of one case.
@@ -677,6 +711,110 @@ func TestCase25AvailableIndex(t *testing.T) { malformed(t, "25") }
 func TestCase26Descriptors(t *testing.T)    { malformed(t, "26") }
 func TestCase27Indirect(t *testing.T)       { malformed(t, "27") }
 func TestCase28Direction(t *testing.T)      { malformed(t, "28") }
+
+// Case 25: an index that goes back after it was acted on, though not behind where the queue is at first.
+func TestCase25IndexGoesBack(t *testing.T) {
+	ram := virtqtest.NewRAM(t, base, size)
+	d := virtqtest.NewDriver(ram, virtqtest.Options{Num: 8})
+	q := mustNew(t, ram, d.Config())
+	for i := range 3 {
+		d.Add([]virtqtest.Buffer{{Addr: base + size/2, Len: 64}}, i, false)
+	}
+	d.Publish()
+	chains := make([]virtq.Chain, 1)
+	if n, err := q.Take(chains); n != 1 || err != nil {
+		t.Fatalf("took %d, %v", n, err)
+	}
+	d.SetIndex(2) // takes one back, which is too late
+	for range 2 {
+		if n, err := q.Take(chains); n != 1 || err != nil {
+			t.Fatalf("took %d, %v of what was seen", n, err)
+		}
+	}
+	if n, err := q.Take(chains); n != 0 || !errors.Is(err, virtq.ErrMalformed) || !strings.Contains(err.Error(), "index 2 is 65535 ahead of 3") {
+		t.Errorf("took %d, %v", n, err)
+	}
+}
+
+// Cases 25 and 31: while the queue works, a guest writes nonsense all over the ring, and takes it back. What the queue
+// hands out is memory, and if it finds fault, then with the ring.
+func TestCase25RingThatChanges(t *testing.T) {
+	forEach(t, both(8), func(t *testing.T, o virtqtest.Options) {
+		ram := virtqtest.NewRAM(t, base, size)
+		d := virtqtest.NewDriver(ram, o)
+		for i := range 8 {
+			d.Add([]virtqtest.Buffer{{Addr: base + size/2, Len: 64, Write: i%2 != 0}}, i, false)
+		}
+		d.Publish()
+		c := d.Config()
+		ring := ram.Bytes(base, int(max(c.Driver, c.Device)-base)+16)
+		good := bytes.Clone(ring)
+		var over atomic.Bool
+		var writing sync.WaitGroup
+		writing.Go(func() {
+			random := rand.New(rand.NewPCG(1, 2))
+			for !over.Load() {
+				at := 2 * random.IntN(len(ring)/2)
+				binary.LittleEndian.PutUint16(ring[at:], uint16(random.Uint32()))
+				copy(ring[at:], good[at:at+2])
+			}
+		})
+		defer writing.Wait()
+		defer over.Store(true)
+		chains := make([]virtq.Chain, 4)
+		for range 20000 {
+			copy(ring, good)
+			q, err := virtq.New(ram, c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := 0; i < 8 && err == nil; i++ {
+				var n int
+				n, err = q.Take(chains)
+				for j := range chains[:n] {
+					for _, p := range chains[j].Out {
+						if !ram.Contains(p, false) {
+							t.Fatal("a part is outside memory")
+						}
+					}
+					for _, p := range chains[j].In {
+						if !ram.Contains(p, true) {
+							t.Fatal("a part is outside memory")
+						}
+					}
+					q.Done(&chains[j], 0)
+				}
+				q.Publish()
+				q.Arm()
+			}
+			if err != nil && !errors.Is(err, virtq.ErrMalformed) {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+// Case 26: a chain through all of the largest ring, or round and round in it, is too long.
+func TestCase26LongestChain(t *testing.T) {
+	const num = 32768
+	for _, packed := range []bool{false, true} {
+		ram := virtqtest.NewRAM(t, base, 2*size)
+		for i := range num {
+			virtqtest.PutDesc(ram.Bytes(base+uint64(16*i), 16), packed, base, 1, virtqtest.Next|1<<7, uint16((i+1)%num))
+		}
+		c := virtq.Config{Num: num, Packed: packed, Desc: base, Driver: base + 16*num, Device: base + 20*num}
+		if packed {
+			c.Base = 0x8000
+		} else {
+			ram.Bytes(c.Driver, 4)[2] = 1 // available: descriptor 0
+		}
+		chains := make([]virtq.Chain, 1)
+		n, err := mustNew(t, ram, c).Take(chains)
+		if n != 0 || !errors.Is(err, virtq.ErrMalformed) || !strings.Contains(err.Error(), "more than 1024 descriptors") {
+			t.Errorf("packed %t: took %d, %v", packed, n, err)
+		}
+	}
+}
 
 // Case 26: the good chains before a bad one are delivered.
 func TestCase26GoodBeforeBad(t *testing.T) {

@@ -67,13 +67,49 @@ func TestMedian(t *testing.T) {
 	}
 }
 
-func TestChoose(t *testing.T) {
-	for _, names := range [][]string{nil, {"all"}} {
-		if chosen, err := choose(names); err != nil || len(chosen) != len(comparisons) {
-			t.Errorf("choose(%q): %d of %d, error %v", names, len(chosen), len(comparisons), err)
+func TestQuantile(t *testing.T) {
+	ten := []float64{7, 3, 10, 1, 5, 9, 2, 8, 4, 6}
+	for _, test := range []struct {
+		values  []float64
+		q, want float64
+	}{
+		{[]float64{3}, 0.1, 3},
+		{[]float64{3}, 0.9, 3},
+		{ten, 0.1, 2},
+		{ten, 0.5, 6},
+		{ten, 0.9, 10},
+		{ten, 1, 10},
+	} {
+		if got := quantile(test.values, test.q); got != test.want {
+			t.Errorf("quantile(%v, %v) = %v, want %v", test.values, test.q, got, test.want)
 		}
 	}
-	if chosen, err := choose([]string{"tftp-wire-w1"}); err != nil || len(chosen) != 1 || chosen[0].name != "tftp-wire-w1" {
+}
+
+func TestVirtioUser(t *testing.T) {
+	sockets := [2]string{"/a", "/b"}
+	for _, test := range []struct {
+		load       load
+		properties []string
+		want       [2]string
+	}{
+		{load{}, nil, [2]string{"net_virtio_user0,mac=02:00:00:00:0a:00,path=/a", "net_virtio_user1,mac=02:00:00:00:0b:00,path=/b"}},
+		{load{driver: packed}, []string{"server=1"}, [2]string{"net_virtio_user0,mac=02:00:00:00:0a:00,path=/a,server=1,packed_vq=1",
+			"net_virtio_user1,mac=02:00:00:00:0b:00,path=/b,server=1,packed_vq=1"}},
+	} {
+		if got := test.load.virtioUser(sockets, test.properties...); got != test.want {
+			t.Errorf("%+v: %q, want %q", test.load, got, test.want)
+		}
+	}
+}
+
+func TestChoose(t *testing.T) {
+	for _, names := range [][]string{nil, {"all"}} {
+		if chosen, err := choose(names); err != nil || len(chosen) != len(benchmarks) {
+			t.Errorf("choose(%q): %d of %d, error %v", names, len(chosen), len(benchmarks), err)
+		}
+	}
+	if chosen, err := choose([]string{"tftp-wire-w1"}); err != nil || len(chosen) != 1 || chosen[0].label() != "tftp-wire-w1" {
 		t.Errorf("choose of one: %v, error %v", chosen, err)
 	}
 	if _, err := choose([]string{"tftp"}); err == nil {

@@ -4,12 +4,16 @@
 //	ratio NAME VALUE ours=… peer=… rounds=N
 //
 // VALUE is the median of the rounds' ratios, above 1 where Polder is better, for times as for rates; ours and peer
-// are medians. In a round the two sides run one after the other, and which is first changes from round to round, so
-// that what else the machine does falls on both.
+// are medians. The comparisons whose names begin with vhost are of some hundred short windows in each round, and
+// VALUE, ours and peer are of the windows of all rounds at their better 90th percentile; their medians follow. In a
+// round the two sides run one after the other, and which is first changes from round to round, so that what else the
+// machine does falls on both.
 //
 //	bench [-rounds N] [NAME...|all]
 //
-// Peers on a TAP device need root for a private network namespace; no traffic leaves it.
+// Peers on a TAP device need root for a private network namespace; no traffic leaves it. The comparisons whose names
+// begin with vhost need root to put their processes before all others, and reserve 2 GiB of huge pages while they
+// run: their peers want them.
 package main
 
 import (
@@ -28,7 +32,7 @@ var (
 	scratch string // a directory that is removed at the end
 )
 
-// comparison is one benchmark.
+// comparison is of one figure in each round.
 type comparison struct {
 	name   string
 	unit   string // of what ours and peer return
@@ -38,7 +42,24 @@ type comparison struct {
 	ours, peer func() (float64, error)
 }
 
-var comparisons = slices.Concat(bootComparisons, romComparisons, wireComparisons, tcpComparisons)
+// benchmark is a comparison of one kind or the other.
+type benchmark interface {
+	label() string
+	defaultRounds() int
+
+	// compare measures both sides in so many rounds and prints the result.
+	compare(rounds int) error
+}
+
+var benchmarks = slices.Concat(all(bootComparisons), all(romComparisons), all(wireComparisons), all(tcpComparisons),
+	all(vhostComparisons), all(umlComparisons), all(tcgComparisons))
+
+func all[B benchmark](of []B) (list []benchmark) {
+	for _, b := range of {
+		list = append(list, b)
+	}
+	return list
+}
 
 func main() {
 	if err := run(); err != nil {
@@ -48,7 +69,7 @@ func main() {
 }
 
 func run() error {
-	rounds := flag.Int("rounds", 5, "measurements of each side")
+	rounds := flag.Int("rounds", 0, "measurements of each side; 0 for as many as the comparison needs: 5, or 10 for vhost")
 	flag.Parse()
 	chosen, err := choose(flag.Args())
 	if err != nil {
@@ -56,57 +77,58 @@ func run() error {
 	}
 	if cache, err = guest.Find("bin/qemu-system-x86_64", "bin/dnsmasq", "bin/ip", "boot/ipxe.lkrn", "boot/pxelinux.0",
 		"boot/ldlinux.c32", "installer/linux", "installer/initrd.gz",
-		"guest/initramfs.gz"); err != nil {
+		"guest/initramfs.gz", "bin/vgen", "bin/dpdk-testpmd", "bin/linux.uml", "guest/uml-initramfs.gz"); err != nil {
 		return err
 	}
 	if scratch, err = os.MkdirTemp("", "polder-bench-"); err != nil {
 		return err
 	}
 	defer os.RemoveAll(scratch)
-	for _, c := range chosen {
-		if err := c.compare(*rounds); err != nil {
-			return fmt.Errorf("%s: %w", c.name, err)
+	for _, b := range chosen {
+		n := *rounds
+		if n <= 0 {
+			n = b.defaultRounds()
+		}
+		if err := b.compare(n); err != nil {
+			return fmt.Errorf("%s: %w", b.label(), err)
 		}
 	}
 	return nil
 }
 
-// choose returns the comparisons of these names; none, or "all", is all of them.
-func choose(names []string) ([]comparison, error) {
+// choose returns the benchmarks of these names; none, or "all", is all of them.
+func choose(names []string) ([]benchmark, error) {
 	if len(names) == 0 || slices.Equal(names, []string{"all"}) {
-		return comparisons, nil
+		return benchmarks, nil
 	}
-	var chosen []comparison
+	var chosen []benchmark
 	for _, name := range names {
-		i := slices.IndexFunc(comparisons, func(c comparison) bool { return c.name == name })
+		i := slices.IndexFunc(benchmarks, func(b benchmark) bool { return b.label() == name })
 		if i < 0 {
-			var all []string
-			for _, c := range comparisons {
-				all = append(all, c.name)
+			var labels []string
+			for _, b := range benchmarks {
+				labels = append(labels, b.label())
 			}
-			return nil, fmt.Errorf("there is no benchmark %q: choose from all, %s", name, strings.Join(all, ", "))
+			return nil, fmt.Errorf("there is no benchmark %q: choose from all, %s", name, strings.Join(labels, ", "))
 		}
-		chosen = append(chosen, comparisons[i])
+		chosen = append(chosen, benchmarks[i])
 	}
 	return chosen, nil
 }
 
-// compare measures both sides in turn and prints the result.
+func (c comparison) label() string { return c.name }
+
+func (c comparison) defaultRounds() int { return 5 }
+
 func (c comparison) compare(rounds int) error {
 	var ours, peer, ratios []float64
 	for round := range rounds {
 		var a, b float64
-		sides := []func() error{
+		err := alternate(round,
 			func() (err error) { a, err = c.ours(); return err },
-			func() (err error) { b, err = c.peer(); return err },
-		}
-		if round%2 == 1 {
-			slices.Reverse(sides)
-		}
-		for _, side := range sides {
-			if err := side(); err != nil {
-				return err
-			}
+			func() (err error) { b, err = c.peer(); return err })
+		if err != nil {
+			return err
 		}
 		ratio := b / a
 		if c.higher {
@@ -118,6 +140,19 @@ func (c comparison) compare(rounds int) error {
 	}
 	fmt.Printf("ratio %s %.2f ours=%.4g%s peer=%.4g%s rounds=%d\n",
 		c.name, median(ratios), median(ours), c.unit, median(peer), c.unit, rounds)
+	return nil
+}
+
+// alternate measures both sides, the other one first in every other round.
+func alternate(round int, sides ...func() error) error {
+	if round%2 == 1 {
+		slices.Reverse(sides)
+	}
+	for _, side := range sides {
+		if err := side(); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

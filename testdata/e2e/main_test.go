@@ -16,6 +16,9 @@ import (
 var (
 	cache  guest.Cache
 	polder string // the program under test
+
+	// What the guests boot, with the program segments.
+	initramfs, umlInitramfs string
 )
 
 // bootLimit is far above what a boot takes without hardware virtualisation on a busy machine.
@@ -25,7 +28,8 @@ func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
 	var err error
-	if cache, err = guest.Find("bin/qemu-system-x86_64", "boot/ipxe.lkrn", "installer/initrd.gz", "guest/initramfs.gz"); err != nil {
+	if cache, err = guest.Find("bin/qemu-system-x86_64", "boot/ipxe.lkrn", "installer/initrd.gz", "guest/initramfs.gz",
+		"bin/linux.uml", "guest/uml-initramfs.gz", "bin/vgen", "bin/dpdk-testpmd"); err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		return 1
 	}
@@ -36,11 +40,35 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	polder = filepath.Join(dir, "polder")
-	if out, err := exec.Command("go", "build", "-o", polder, "polder/cmd/polder").CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "e2e: go build: %v\n%s", err, out)
-		return 1
+	segments := filepath.Join(dir, "segments")
+	initramfs, umlInitramfs = filepath.Join(dir, "initramfs.gz"), filepath.Join(dir, "uml-initramfs.gz")
+	for _, step := range []func() error{
+		func() error { return build(polder, "polder/cmd/polder") },
+		func() error { return build(segments, "polder/testdata/segments", "CGO_ENABLED=0") },
+		func() error { return guest.AddPrograms(cache, initramfs, "guest/initramfs.gz", segments) },
+		func() error { return guest.AddPrograms(cache, umlInitramfs, "guest/uml-initramfs.gz", segments) },
+	} {
+		if err := step(); err != nil {
+			fmt.Fprintln(os.Stderr, "e2e:", err)
+			return 1
+		}
 	}
 	return m.Run()
+}
+
+// build builds a program with these additions to the environment.
+func build(to, pkg string, environment ...string) error {
+	cmd := exec.Command("go", "build", "-o", to, pkg)
+	cmd.Env = append(os.Environ(), environment...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// linux returns the QEMU arguments that boot the Linux guest with the program segments.
+func linux(words ...string) []string {
+	return append(guest.Linux(cache, words...), "-initrd", initramfs) // the last one counts
 }
 
 // start starts a guest that ends with the test.

@@ -39,7 +39,7 @@ func TestSynthetic(t *testing.T) {
 			d := serve(t, fmt.Sprintf(syntheticSwitch, c.queues))
 			guests, address := map[string]*guest.Guest{}, map[string]string{}
 			for _, vm := range []string{"old", "a", "b"} {
-				args := append(guest.Linux(cache, "net0=dhcp", "run=hold"), "-no-reboot", "-smp", fmt.Sprint(c.queues))
+				args := append(linux("net0=dhcp", "run=hold"), "-no-reboot", "-smp", fmt.Sprint(c.queues))
 				for property := range strings.SplitSeq(c.global, ",") {
 					if property != "" {
 						args = append(args, "-global", "virtio-net-pci."+property)
@@ -71,6 +71,7 @@ func TestSynthetic(t *testing.T) {
 						t.Logf("iperf3 %s %v: %.0f Mbit/s", direction, pair, rate/1e6)
 					}
 				}
+				exchange(t, from, guests[pair[1]], to, pair[1] != "old" && !strings.Contains(c.global, "gso=off"))
 			}
 		})
 	}

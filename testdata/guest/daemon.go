@@ -57,7 +57,7 @@ func Serve(program, config string) (*Daemon, error) {
 func (d *Daemon) start() error {
 	d.cmd = exec.Command(d.program, "serve", "--runtime-dir", d.dir, "-c", d.config())
 	d.cmd.Stderr = &d.log
-	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 	if err := d.cmd.Start(); err != nil {
 		return err
 	}
@@ -111,7 +111,7 @@ func (d *Daemon) Close() {
 	os.RemoveAll(d.dir)
 }
 
-// Pid is the daemon's process id.
+// Pid is the daemon's process id, and the number of its session.
 func (d *Daemon) Pid() int { return d.cmd.Process.Pid }
 
 // Log returns what the daemon printed. It waits for the daemon's end: Kill it first.
@@ -129,6 +129,9 @@ func (d *Daemon) Machine(vm string, args ...string) (Config, error) {
 	}
 	return Config{Name: vm, OwnMemory: true, Args: append(strings.Fields(string(out)), args...)}, nil
 }
+
+// Socket returns the path of the socket where a hypervisor attaches to the port.
+func (d *Daemon) Socket(port string) string { return filepath.Join(d.dir, port+".sock") }
 
 // Status is a part of what polder's control socket tells.
 type Status struct {

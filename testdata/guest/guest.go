@@ -1,7 +1,7 @@
-// Package guest runs QEMU for the end-to-end tests and the benchmarks: it starts a machine on the tools that
-// testdata/setup put into the cache, follows its serial console and controls it through QMP.
+// Package guest runs machines for the end-to-end tests and the benchmarks: it starts QEMU or User Mode Linux on the
+// tools that testdata/setup put into the cache, follows the machine's console and, of QEMU, controls it through QMP.
 //
-// A [Guest] is one QEMU process. Its serial port is its standard input and output: everything printed there is
+// A [Guest] is one such process. Its console is its standard input and output: everything printed there is
 // kept, and [Guest.Expect] waits for patterns in it, in order. A Linux guest from testdata/initramfs that has
 // reached its "hold" step also takes shell commands: [Guest.Run]. Whoever starts a Guest must Close it.
 package guest
@@ -51,7 +51,7 @@ type Guest struct {
 	cmd     *exec.Cmd
 	input   io.WriteCloser
 	serial  *console
-	errors  *console // standard error of QEMU and its launcher
+	errors  *console // standard error of the process and its launcher
 	dir     string   // holds the QMP socket
 	exited  chan struct{}
 	exitErr error // valid once exited is closed
@@ -103,13 +103,16 @@ func Start(cache Cache, c Config) (*Guest, error) {
 		args = append(args, "-machine", "memory-backend=ram",
 			"-object", fmt.Sprintf("memory-backend-memfd,id=ram,size=%dM,share=on", c.MemoryMiB))
 	}
-	args = append(args, c.Args...)
+	return run(c.Name, dir, append(args, c.Args...))
+}
 
-	g := &Guest{name: c.Name, dir: dir, serial: newConsole(), errors: newConsole(), exited: make(chan struct{})}
+// run starts a machine, which is the process of this command line. The directory becomes the guest's.
+func run(name, dir string, args []string) (_ *Guest, err error) {
+	g := &Guest{name: name, dir: dir, serial: newConsole(), errors: newConsole(), exited: make(chan struct{})}
 	g.cmd = exec.Command(args[0], args[1:]...)
 	g.cmd.Stdout, g.cmd.Stderr = g.serial, g.errors
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{
-		Setpgid:   true,            // so that Kill reaches QEMU behind a launcher
+		Setsid:    true,            // so that Kill reaches the machine behind a launcher
 		Pdeathsig: syscall.SIGKILL, // should the test be killed before its cleanup
 	}
 	if g.input, err = g.cmd.StdinPipe(); err == nil {
@@ -117,7 +120,7 @@ func Start(cache Cache, c Config) (*Guest, error) {
 	}
 	if err != nil {
 		os.RemoveAll(dir)
-		return nil, fmt.Errorf("%s: %w", c.Name, err)
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	go func() {
 		g.exitErr = g.cmd.Wait()
@@ -139,11 +142,14 @@ func (g *Guest) Close() {
 	os.RemoveAll(g.dir)
 }
 
-// Kill ends QEMU and its launcher at once, as kill -9 does, and waits for their end.
+// Kill ends the machine and its launcher at once, as kill -9 does, and waits for their end.
 func (g *Guest) Kill() {
 	syscall.Kill(-g.cmd.Process.Pid, syscall.SIGKILL)
 	<-g.exited
 }
+
+// Pid is the process id of the machine or its launcher, and the number of its session.
+func (g *Guest) Pid() int { return g.cmd.Process.Pid }
 
 // Wait waits for the machine to power off and returns the process's exit status as os/exec does.
 func (g *Guest) Wait(limit time.Duration) error {
@@ -179,7 +185,7 @@ func (g *Guest) ExpectAt(limit time.Duration, pattern string) ([]string, time.Ti
 // Serial returns everything that the console has shown so far.
 func (g *Guest) Serial() string { return g.serial.String() }
 
-// Stderr returns everything that QEMU and its launcher have printed on standard error so far.
+// Stderr returns everything that the process and its launcher have printed on standard error so far.
 func (g *Guest) Stderr() string { return g.errors.String() }
 
 // Send types text on the console; end it with a newline.

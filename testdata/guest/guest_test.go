@@ -1,6 +1,8 @@
 package guest
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -38,6 +40,41 @@ func TestLinux(t *testing.T) {
 	}
 	if _, err := g.QMP("query-nonsense", nil); err == nil {
 		t.Error("QMP: an unknown command succeeded")
+	}
+	if err := g.Send("end\n"); err != nil {
+		t.Error(err)
+	}
+	if err := g.Wait(time.Minute); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestUML proves it on User Mode Linux without an adapter, in a userland that has another program.
+func TestUML(t *testing.T) {
+	cache, err := Find("bin/linux.uml", "bin/busybox", "guest/uml-initramfs.gz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	program, initramfs := filepath.Join(dir, "hello"), filepath.Join(dir, "initramfs.gz")
+	if err := os.WriteFile(program, []byte("#!/bin/sh\necho hello from $(uname -r)\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := AddPrograms(cache, initramfs, "guest/uml-initramfs.gz", program); err != nil {
+		t.Fatal(err)
+	}
+	g, err := StartUML(cache, UMLConfig{Name: "uml", Initramfs: initramfs, Words: []string{"run=hold"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	for _, pattern := range []string{`^T_INIT`, `^T_HOLD`} {
+		if _, err := g.Expect(time.Minute, pattern); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if output, err := g.Run(30*time.Second, "hello"); err != nil || !strings.HasPrefix(output, "hello from ") {
+		t.Errorf("Run printed %q, error %v", output, err)
 	}
 	if err := g.Send("end\n"); err != nil {
 		t.Error(err)

@@ -114,6 +114,8 @@ type AdapterRequest struct {
 	Kind   string `json:"kind,omitempty"` // "legacy" or "synthetic"; "": legacy
 	MAC    string `json:"mac,omitempty"`  // "": made by the daemon
 
+	Socket string `json:"socket,omitempty"` // path; "": in the daemon's directory of sockets
+
 	// Of a legacy adapter.
 	ROM   []byte `json:"rom,omitempty"` // boot ROM; empty: the adapter's own
 	NoROM bool   `json:"no_rom,omitempty"`
@@ -122,6 +124,7 @@ type AdapterRequest struct {
 	Queues    int  `json:"queues,omitempty"`     // pairs; 0: one
 	NoPacked  bool `json:"no_packed,omitempty"`  // offers split rings only
 	NoOffload bool `json:"no_offload,omitempty"` // offers neither checksums nor segmentation
+	Client    bool `json:"client,omitempty"`     // the hypervisor listens on the socket, and the daemon connects
 
 	config.Policy // the configuration file's keys
 }
@@ -141,6 +144,7 @@ type Adapter struct {
 	Switch string `json:"switch"`
 	Kind   string `json:"kind"`
 	MAC    string `json:"mac"`
+	MTU    int    `json:"mtu"` // of its switch, bytes
 	Socket string `json:"socket"`
 }
 

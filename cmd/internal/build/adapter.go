@@ -43,7 +43,7 @@ type card interface {
 	// link shows the guest whether its cable is plugged in, if it can be shown.
 	link(up bool)
 
-	// listen makes the socket where a hypervisor attaches.
+	// listen makes the socket where a hypervisor attaches, or gets ready to connect to the hypervisor's.
 	listen(path string, log *slog.Logger, name string) (server, error)
 
 	// status tells whether a hypervisor is attached, and what the card itself has dropped, by reason.
@@ -58,10 +58,16 @@ type server interface {
 	Close() error
 }
 
-// newCard makes the card that r asks for.
-func newCard(r api.AdapterRequest, spinners *vfiouser.Spinners, log *slog.Logger) (card, error) {
+// newCard makes the card that r asks for, for a network with an MTU.
+func newCard(r api.AdapterRequest, mtu int, spinners *vfiouser.Spinners, pollers *device.Pollers, log *slog.Logger) (card, error) {
 	switch r.Kind {
 	case "", config.KindLegacy:
+		if r.Client {
+			return nil, fmt.Errorf("mode %s of the socket is for adapters of kind %s", config.ModeClient, config.KindSynthetic)
+		}
+		if err := config.CheckLegacyMTU(r.Switch, mtu); err != nil {
+			return nil, err
+		}
 		mac, err := config.ParseMAC(r.MAC)
 		if err != nil {
 			return nil, err
@@ -74,9 +80,9 @@ func newCard(r api.AdapterRequest, spinners *vfiouser.Spinners, log *slog.Logger
 		return &legacy{Tulip: t, spinners: spinners}, err
 	case config.KindSynthetic:
 		v, err := device.NewVirtioNet(device.VirtioNetConfig{
-			Name: r.Name, Pairs: r.Queues, NoPacked: r.NoPacked, NoOffload: r.NoOffload, Spinners: spinners, Log: log,
+			Name: r.Name, Pairs: r.Queues, NoPacked: r.NoPacked, NoOffload: r.NoOffload, MTU: mtu, Pollers: pollers, Spinners: spinners, Log: log,
 		})
-		return synthetic{v}, err
+		return synthetic{v, r.Client}, err
 	}
 	return nil, fmt.Errorf("kind %q is not one of: %s, %s", r.Kind, config.KindLegacy, config.KindSynthetic)
 }
@@ -124,11 +130,14 @@ func (l *legacy) listen(path string, log *slog.Logger, name string) (server, err
 
 func (l *legacy) status() (bool, map[string]uint64) {
 	s := l.Stats()
-	return s.Attached, map[string]uint64{"filtered": s.Filtered, "no-buffer": s.NoBuffer, "stopped": s.Stopped}
+	return s.Attached, map[string]uint64{"filtered": s.Filtered, "oversize": s.Oversize, "no-buffer": s.NoBuffer, "stopped": s.Stopped}
 }
 
 // synthetic is the card that is fast. Its rings have workers of their own.
-type synthetic struct{ *device.VirtioNet }
+type synthetic struct {
+	*device.VirtioNet
+	client bool // the hypervisor listens
+}
 
 func (s synthetic) plug(m *vswitch.Member) func() {
 	s.Connect(m)
@@ -140,6 +149,13 @@ func (s synthetic) plug(m *vswitch.Member) func() {
 func (s synthetic) link(bool) {}
 
 func (s synthetic) listen(path string, log *slog.Logger, name string) (server, error) {
+	if s.client {
+		c, err := vhostuser.NewClient(path, s.VirtioNet, log, name)
+		if err != nil {
+			return nil, err
+		}
+		return c, nil
+	}
 	srv, err := vhostuser.Listen(path, s.VirtioNet, log, name)
 	if err != nil {
 		return nil, err
@@ -155,7 +171,7 @@ func (s synthetic) status() (bool, map[string]uint64) {
 // start makes the adapter's parts in the order in which frames need them. sw is nil for one that is
 // not connected.
 func (a *adapter) start(sw *vswitch.Switch, w *World) (err error) {
-	if a.card, err = newCard(a.request, w.spinners, w.Log); err != nil {
+	if a.card, err = newCard(a.request, a.MTU, w.spinners, w.pollers, w.Log); err != nil {
 		return err
 	}
 	defer func() {

@@ -19,6 +19,7 @@ import (
 
 	"polder/cmd/internal/api"
 	"polder/cmd/internal/config"
+	"polder/device"
 	"polder/device/vfiouser"
 	"polder/tulip/bootrom"
 	"polder/vswitch"
@@ -46,6 +47,7 @@ type World struct {
 	pool     *macPool // nil: addresses are made from names
 
 	spinners *vfiouser.Spinners // of all adapters' connections
+	pollers  *device.Pollers    // of all synthetic adapters; nil: not in poll mode
 }
 
 // New builds the configuration. Close the World when it is no longer needed.
@@ -60,6 +62,12 @@ func New(c *config.Config, o Options) (_ *World, err error) {
 			w.Close()
 		}
 	}()
+	if len(c.PollCPUs) > 0 {
+		if w.pollers, err = device.NewPollers(c.PollCPUs); err != nil {
+			return nil, fmt.Errorf("poll mode: %w", err)
+		}
+		w.config.PollCPUs = c.PollCPUs
+	}
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("directory of sockets: %w", err)
 	}
@@ -115,6 +123,7 @@ func (w *World) addConfigured(vm string, a config.Adapter) error {
 	r := api.AdapterRequest{
 		Switch: a.Switch, Name: a.Name, VM: vm, Kind: a.Kind, Policy: a.Policy,
 		Queues: a.Queues, NoPacked: a.Packed != nil && !*a.Packed, NoOffload: a.Offload != nil && !*a.Offload,
+		Socket: a.Socket.Path, Client: a.Socket.Mode == config.ModeClient,
 	}
 	if a.Switch == config.NoSwitch {
 		r.Switch = ""
@@ -203,7 +212,7 @@ func processors() int {
 	return int(n)
 }
 
-// SocketPath is where an adapter's hypervisor attaches.
+// SocketPath is where an adapter's hypervisor attaches, unless the operator says otherwise.
 func SocketPath(dir, adapter string) string { return filepath.Join(dir, adapter+".sock") }
 
 // AddAdapter implements control.World: it makes an adapter, puts it on a switch and listens for its hypervisor.
@@ -237,6 +246,10 @@ func (w *World) AddAdapter(r api.AdapterRequest, temporary bool) (api.Adapter, e
 	if r.NoROM {
 		c.ROM = config.NoROM
 	}
+	c.Socket = config.Socket{Path: r.Socket, Mode: config.ModeServer}
+	if r.Client {
+		c.Socket.Mode = config.ModeClient
+	}
 	vm := w.vm(r.VM, 0)
 	vm.Adapters = append(vm.Adapters, c)
 	return a, nil
@@ -247,12 +260,12 @@ func (w *World) addAdapter(r api.AdapterRequest, temporary bool) (_ api.Adapter,
 	if err := config.CheckAdapterName(r.Name); err != nil {
 		return none, api.Problemf(http.StatusUnprocessableEntity, "adapter: %v", err)
 	}
+	n, ok := w.switches[r.Switch]
+	if !ok && r.Switch != "" {
+		return none, api.Problemf(http.StatusNotFound, "there is no switch %q", r.Switch)
+	}
 	var sw *vswitch.Switch
-	if r.Switch != "" {
-		n, ok := w.switches[r.Switch]
-		if !ok {
-			return none, api.Problemf(http.StatusNotFound, "there is no switch %q", r.Switch)
-		}
+	if n != nil {
 		sw = n.sw
 	}
 	if _, ok := w.adapters[r.Name]; ok {
@@ -264,10 +277,13 @@ func (w *World) addAdapter(r api.AdapterRequest, temporary bool) (_ api.Adapter,
 	}
 	r.Kind, r.MAC = cmp.Or(r.Kind, config.KindLegacy), mac.String()
 	a := &adapter{request: r, temporary: temporary, Adapter: api.Adapter{
-		Name: r.Name, Switch: r.Switch, Kind: r.Kind, MAC: r.MAC, Socket: SocketPath(w.Dir, r.Name),
+		Name: r.Name, Switch: r.Switch, Kind: r.Kind, MAC: r.MAC, MTU: config.DefaultMTU, Socket: cmp.Or(r.Socket, SocketPath(w.Dir, r.Name)),
 	}}
 	if err := w.checkMAC(a, r.Switch); err != nil {
 		return none, err
+	}
+	if n != nil {
+		a.MTU = n.config.MTU
 	}
 	if err := a.start(sw, w); err != nil {
 		return none, fmt.Errorf("adapter %q: %w", r.Name, err)
@@ -370,6 +386,11 @@ func (w *World) move(a *adapter, to string) error {
 		if err := w.checkMAC(a, to); err != nil {
 			return err
 		}
+		if a.Kind == config.KindLegacy {
+			if err := config.CheckLegacyMTU(to, w.switches[to].config.MTU); err != nil {
+				return err
+			}
+		}
 	}
 	a.disconnect()
 	var err error
@@ -453,5 +474,8 @@ func (w *World) Close() {
 		w.closeNetwork(n)
 	}
 	clear(w.switches)
+	if w.pollers != nil {
+		w.pollers.Close()
+	}
 	w.events.close()
 }

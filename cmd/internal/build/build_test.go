@@ -3,6 +3,7 @@ package build
 import (
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -11,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"polder/cmd/internal/api"
 	"polder/cmd/internal/config"
@@ -138,6 +141,7 @@ func TestFailureLeavesNothing(t *testing.T) {
 		{"a bad UUID", "switches: [{name: lab, pxe: {root: ., reservations: [{uuid: x, address: 10.21.140.9}]}}]", `switch "lab": pxe: reservation: `},
 		{"a bad UUID in a rule", "switches: [{name: lab, pxe: {root: ., boot: [{file: x, match: {uuid: x}}]}}]", `switch "lab": pxe: boot rule: `},
 		{"no ROM", "switches: [{name: lab, pxe: {}}]" + fmt.Sprintf(two, ", rom: none.rom"), `adapter "z": boot ROM: open ` + root + "/none.rom: no such file or directory"},
+		{"no processor", "poll_cpus: [1023]\nswitches: [{name: lab, pxe: {}}]" + fmt.Sprintf(two, ""), "poll mode: processor 1023 is none that this process may run on, which are "},
 		{"the service's MAC address", "switches: [{name: lab, pxe: {}}]" + fmt.Sprintf(two, `, mac: "`+config.DeriveMAC("pxe.lab").String()+`"`), `adapter "z": the boot service has the MAC address`},
 		{"a socket in the way", "switches: [{name: lab, pxe: {}}]" + fmt.Sprintf(two, ""), `adapter "z": `},
 	} {
@@ -310,12 +314,65 @@ func TestSynthetic(t *testing.T) {
 	wantNoMore(t, before)
 	for _, r := range []api.AdapterRequest{
 		{Switch: "a", Name: "x", Kind: "virtio"},
+		{Switch: "a", Name: "x", Client: true},
 		{Switch: "a", Name: "x", Kind: "synthetic", Queues: 129},
 	} {
 		if _, err := w.AddAdapter(r, false); err == nil {
 			t.Errorf("%+v: no error", r)
 		}
 	}
+}
+
+// A hypervisor that listens is found, wherever the operator says.
+func TestClient(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "web")
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	w, err := New(parse(t, filepath.Dir(path), "switches: [{name: a}]\nvms: [{name: web, adapters: [{switch: a, kind: synthetic, socket: {path: web, mode: client}}]}]"), Options{Dir: t.TempDir(), Log: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	for range 2 {
+		conn, err := ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := vhostusertest.NewClient(conn.(*net.UnixConn))
+		if err := c.Connect(vhostuser.ProtocolAll); err != nil {
+			t.Fatal(err)
+		}
+		if p := w.Status().Switches[0].Ports[0]; !p.Attached || p.Socket != path {
+			t.Errorf("%+v", p)
+		}
+		c.Close()
+	}
+}
+
+// In poll mode, a worker waits for synthetic adapters to come, and ends with the World.
+func TestPollMode(t *testing.T) {
+	var allowed unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &allowed); err != nil {
+		t.Fatal(err)
+	}
+	cpu := 0
+	for !allowed.IsSet(cpu) {
+		cpu++
+	}
+	c := parse(t, t.TempDir(), fmt.Sprintf("poll_cpus: [%d]\nswitches: [{name: a}]\nvms: [{name: web, adapters: [{switch: a, kind: synthetic}]}]", cpu))
+	before := settled(t)
+	w, err := New(c, Options{Dir: t.TempDir(), Log: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w.pollers == nil {
+		t.Error("no worker")
+	}
+	w.Close()
+	wantNoMore(t, before)
 }
 
 // Events reach all who listen, a slow one misses some, and Close ends all.

@@ -32,7 +32,8 @@ const DefaultSwitch = "default"
 // are on them.
 type Config struct {
 	Defaults Defaults `yaml:"defaults,omitempty"`
-	MACPool  *MACPool `yaml:"mac_pool,omitempty"` // nil: MAC addresses are made from the adapters' names
+	MACPool  *MACPool `yaml:"mac_pool,omitempty"`  // nil: MAC addresses are made from the adapters' names
+	PollCPUs []int    `yaml:"poll_cpus,omitempty"` // processors for poll mode; none: workers sleep when there is nothing to do
 	Switches []Switch `yaml:"switches,omitempty"`
 	VMs      []VM     `yaml:"vms,omitempty"`
 }
@@ -48,6 +49,7 @@ type Switch struct {
 	Type       string        `yaml:"type,omitempty"`        // TypePrivate, TypeInternal or TypeExternal; "": private
 	AgeingTime time.Duration `yaml:"ageing_time,omitempty"` // 0: 300 s
 	MaxMACs    int           `yaml:"max_macs,omitempty"`    // 0: 8192
+	MTU        int           `yaml:"mtu,omitempty"`         // bytes, which synthetic adapters tell their guests; 0: DefaultMTU
 	PXE        *PXE          `yaml:"pxe,omitempty"`         // nil: none on this switch
 
 	Uplink            *Uplink     `yaml:"uplink,omitempty"`              // of an external switch
@@ -101,6 +103,9 @@ type VM struct {
 	Adapters []Adapter `yaml:"adapters,omitempty"`
 }
 
+// DefaultMTU is Ethernet's. Legacy adapters know no other.
+const DefaultMTU = 1500
+
 // NoSwitch in place of a switch's name leaves an adapter disconnected.
 const NoSwitch = "none"
 
@@ -119,6 +124,8 @@ type Adapter struct {
 	BootIndex *int   `yaml:"bootindex,omitempty"`
 	ROM       string `yaml:"rom,omitempty"` // file of a boot ROM, NoROM, or "" for the adapter's own
 
+	Socket Socket `yaml:"socket,omitempty"`
+
 	// Of a synthetic adapter. What is not offered here is not offered to any guest, wherever it runs.
 	Queues  int   `yaml:"queues,omitempty"`  // pairs of a receive and a transmit queue; 0: one
 	Packed  *bool `yaml:"packed,omitempty"`  // packed rings are offered, besides split ones; nil: yes
@@ -126,6 +133,18 @@ type Adapter struct {
 
 	Policy `yaml:",inline"`
 }
+
+// Socket is where an adapter and its hypervisor meet.
+type Socket struct {
+	Path string `yaml:"path,omitempty"` // "": in the directory of sockets, named after the adapter
+	Mode string `yaml:"mode,omitempty"` // ModeServer or ModeClient, which is Polder's part; "": server
+}
+
+// Modes of a socket.
+const (
+	ModeServer = "server" // Polder listens, and the hypervisor connects
+	ModeClient = "client" // the hypervisor listens, and Polder connects whenever it does
+)
 
 // Kinds of adapters.
 const (
@@ -388,6 +407,7 @@ func (c *Config) complete(dir string) {
 	for i := range c.Switches {
 		s := &c.Switches[i]
 		s.completeNetwork()
+		s.MTU = cmp.Or(s.MTU, DefaultMTU)
 		if s.PXE != nil {
 			s.PXE.complete(dir)
 		}
@@ -402,6 +422,10 @@ func (c *Config) complete(dir string) {
 			a.Kind = cmp.Or(a.Kind, KindLegacy)
 			if a.ROM != "" && a.ROM != NoROM && !filepath.IsAbs(a.ROM) {
 				a.ROM = filepath.Join(dir, a.ROM)
+			}
+			a.Socket.Mode = cmp.Or(a.Socket.Mode, ModeServer)
+			if a.Socket.Path != "" && !filepath.IsAbs(a.Socket.Path) {
+				a.Socket.Path = filepath.Join(dir, a.Socket.Path)
 			}
 			a.Policy.Inherit(c.Defaults.Adapter)
 			if a.MAC == (MAC{}) && c.MACPool == nil {
@@ -521,6 +545,13 @@ func (k *checker) err() error { return errors.Join(k.errs...) }
 
 func (c *Config) check(file string, text []byte) error {
 	k := &checker{file: file, text: text}
+	for i, cpu := range c.PollCPUs {
+		if path := fmt.Sprintf("$.poll_cpus[%d]", i); cpu < 0 {
+			k.failf(path, "poll_cpus: there is no processor %d", cpu)
+		} else if slices.Contains(c.PollCPUs[:i], cpu) {
+			k.failf(path, "poll_cpus: processor %d is listed twice: one worker fills it", cpu)
+		}
+	}
 	c.Defaults.Adapter.check(k, "$.defaults.adapter", "defaults")
 	if p := c.MACPool; p != nil && (bytes.Compare(p.First[:], p.Last[:]) > 0 || p.First[0] != p.Last[0] || CheckMAC(p.First) != nil || CheckMAC(p.Last) != nil) {
 		k.failf("$.mac_pool", "mac_pool: from %v to %v there is no range of addresses for adapters: write it like 00:15:5d:4d:00:00-00:15:5d:4d:00:ff", p.First, p.Last)
@@ -545,9 +576,16 @@ func (c *Config) check(file string, text []byte) error {
 		if s.MaxMACs < 0 || s.MaxMACs > 1<<20 {
 			k.failf(path+".max_macs", "switch %q: max_macs %d: from 1 to 1048576", s.Name, s.MaxMACs)
 		}
+		if s.MTU < 576 || s.MTU > 65535 {
+			k.failf(path+".mtu", "switch %q: mtu %d: from 576 to 65535", s.Name, s.MTU)
+		}
 		if s.PXE != nil {
 			s.PXE.check(k, path+".pxe", s.Name)
 		}
+	}
+	mtu := map[string]int{}
+	for _, s := range c.Switches {
+		mtu[s.Name] = s.MTU
 	}
 	vms, names, macs := map[string]bool{}, map[string]bool{}, map[MAC]string{}
 	for i, vm := range c.VMs {
@@ -577,6 +615,11 @@ func (c *Config) check(file string, text []byte) error {
 				k.failf(path+".bootindex", "vm %q: bootindex %d: from 0", vm.Name, *a.BootIndex)
 			}
 			a.check(k, path, vm.Name)
+			if a.Kind == KindLegacy {
+				if err := CheckLegacyMTU(a.Switch, mtu[a.Switch]); err != nil {
+					k.failf(path, "vm %q: %v", vm.Name, err)
+				}
+			}
 			a.Policy.check(k, path, fmt.Sprintf("vm %q", vm.Name))
 			if a.MAC == (MAC{}) {
 				continue // one of the pool
@@ -595,6 +638,12 @@ func (c *Config) check(file string, text []byte) error {
 
 // check finds what does not suit the adapter's kind.
 func (a *Adapter) check(k *checker, path, vm string) {
+	switch m := a.Socket.Mode; {
+	case m != ModeServer && m != ModeClient:
+		k.failf(path+".socket.mode", "vm %q: socket: mode %q is not one of: server, client", vm, m)
+	case m == ModeClient && a.Kind == KindLegacy:
+		k.failf(path+".socket.mode", "vm %q: socket: mode client is for adapters of kind synthetic: for a legacy one QEMU does not listen", vm)
+	}
 	switch a.Kind {
 	case KindLegacy:
 		for _, key := range []struct {
@@ -612,6 +661,14 @@ func (a *Adapter) check(k *checker, path, vm string) {
 	default:
 		k.failf(path+".kind", "vm %q: kind %q is not one of: legacy, synthetic", vm, a.Kind)
 	}
+}
+
+// CheckLegacyMTU says whether a legacy adapter can be on a switch with this MTU.
+func CheckLegacyMTU(name string, mtu int) error {
+	if mtu > DefaultMTU {
+		return fmt.Errorf("switch %q has an MTU of %d, and a legacy adapter's is %d: take a synthetic adapter or another switch", name, mtu, DefaultMTU)
+	}
+	return nil
 }
 
 // ParseMAC reads the MAC address of an adapter.
@@ -683,5 +740,5 @@ func ForRun(name string, p *PXE) (*Config, error) {
 	p.complete(".")
 	k := &checker{}
 	p.check(k, "", name)
-	return &Config{Switches: []Switch{{Name: name, Type: TypePrivate, PXE: p}}}, k.err()
+	return &Config{Switches: []Switch{{Name: name, Type: TypePrivate, MTU: DefaultMTU, PXE: p}}}, k.err()
 }

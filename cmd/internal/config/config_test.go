@@ -43,6 +43,9 @@ func TestParse(t *testing.T) {
 	if p.Root != "/etc/polder/boot" {
 		t.Errorf("root %q does not start at the file's directory", p.Root)
 	}
+	if c.Switches[0].MTU != 1500 {
+		t.Errorf("the MTU is %d", c.Switches[0].MTU)
+	}
 	if p.Lease != 2*time.Hour || p.Pool.Last != netip.MustParseAddr("10.9.0.200") {
 		t.Errorf("lease %v, pool %v", p.Lease, p.Pool)
 	}
@@ -55,11 +58,11 @@ func TestParse(t *testing.T) {
 }
 
 func TestParseSynthetic(t *testing.T) {
-	c, err := Parse("f.yaml", []byte(strings.Replace(lab, "- {switch: lab}", "- {switch: lab, kind: synthetic, queues: 2, packed: false}", 1)))
+	c, err := Parse("f.yaml", []byte(strings.Replace(lab, "- {switch: lab}", "- {switch: lab, kind: synthetic, queues: 2, packed: false, socket: {path: web.sock, mode: client}}", 1)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if a := c.VMs[0].Adapters[1]; a.Kind != KindSynthetic || a.Queues != 2 || a.Packed == nil || *a.Packed || a.Offload != nil {
+	if a := c.VMs[0].Adapters[1]; a.Kind != KindSynthetic || a.Queues != 2 || a.Packed == nil || *a.Packed || a.Offload != nil || a.Socket != (Socket{"web.sock", ModeClient}) {
 		t.Errorf("%+v", a)
 	}
 }
@@ -221,6 +224,12 @@ func TestParseRefuses(t *testing.T) {
 		{"memory", "memory: 1G", "memory: much", `f.yaml:19:13: "much" is no amount of memory: write it like 512M or 2G`},
 		{"two boots", "kernel: linux", "kernel: linux\n          file: pxelinux.0", "exactly one of file, script and kernel"},
 		{"reservation elsewhere", "address: 10.9.0.7", "address: 10.8.0.7", "reservation of 10.8.0.7"},
+		{"mtu", "type: private", "mtu: 500", `f.yaml:4:10: switch "lab": mtu 500: from 576 to 65535`},
+		{"mtu of a legacy adapter", "type: private", "mtu: 9000", `f.yaml:21:9: vm "web01": switch "lab" has an MTU of 9000, and a legacy adapter's is 1500: take a synthetic adapter or another switch`},
+		{"a processor twice", "switches:", "poll_cpus: [1, 2, 1]\nswitches:", `f.yaml:2:19: poll_cpus: processor 1 is listed twice: one worker fills it`},
+		{"no processor", "switches:", "poll_cpus: [-1]\nswitches:", `f.yaml:2:13: poll_cpus: there is no processor -1`},
+		{"mode of a socket", "- {switch: lab}", "- {switch: lab, socket: {mode: serve}}", `f.yaml:22:38: vm "web01": socket: mode "serve" is not one of: server, client`},
+		{"a legacy adapter's client", "- {switch: lab}", "- {switch: lab, socket: {mode: client}}", `f.yaml:22:38: vm "web01": socket: mode client is for adapters of kind synthetic: for a legacy one QEMU does not listen`},
 		{"no YAML", "vms:", "vms: [", "f.yaml:"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

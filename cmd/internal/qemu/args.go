@@ -30,6 +30,8 @@ type Adapter struct {
 type Synthetic struct {
 	MAC    string
 	Queues int    // pairs, at least 1
+	MTU    int    // bytes, for the guest; 0: QEMU says nothing of it
+	Listen bool   // QEMU listens on the socket, instead of connecting to it
 	ROM    string // file of a boot ROM, "none", or "" for the one that comes with QEMU, iPXE's
 }
 
@@ -50,6 +52,9 @@ func (a Adapter) syntheticArgs() []string {
 	s := a.Synthetic
 	escape := func(text string) string { return strings.ReplaceAll(text, ",", ",,") }
 	device := fmt.Sprintf("virtio-net-pci,id=%s,netdev=%s-net,mac=%s,ctrl_guest_offloads=off", a.ID, a.ID, s.MAC)
+	if s.MTU != 0 {
+		device += fmt.Sprintf(",host_mtu=%d", s.MTU)
+	}
 	if s.Queues > 1 { // a vector for each queue, for the control queue, and for changes of the configuration
 		device += fmt.Sprintf(",mq=on,vectors=%d", 2*s.Queues+2)
 	}
@@ -63,8 +68,12 @@ func (a Adapter) syntheticArgs() []string {
 	if a.BootIndex >= 0 {
 		device += fmt.Sprintf(",bootindex=%d", a.BootIndex)
 	}
+	socket := fmt.Sprintf("reconnect-ms=%d", reconnect)
+	if s.Listen {
+		socket = "server=on"
+	}
 	return []string{
-		"-chardev", fmt.Sprintf("socket,id=%s-socket,path=%s,reconnect-ms=%d", a.ID, escape(a.Socket), reconnect),
+		"-chardev", fmt.Sprintf("socket,id=%s-socket,path=%s,%s", a.ID, escape(a.Socket), socket),
 		"-netdev", fmt.Sprintf("vhost-user,id=%s-net,chardev=%s-socket,queues=%d", a.ID, a.ID, s.Queues),
 		"-device", device,
 	}

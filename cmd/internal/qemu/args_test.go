@@ -64,20 +64,25 @@ func TestBootIndex(t *testing.T) {
 }
 
 func TestSyntheticArgs(t *testing.T) {
-	const rest = "-chardev socket,id=a-socket,path=/run/p/a,,b.sock,reconnect-ms=500 -netdev vhost-user,id=a-net,chardev=a-socket,queues=%d -device virtio-net-pci,id=a,netdev=a-net,mac=00:15:5d:00:00:01,ctrl_guest_offloads=off"
+	const rest = "-chardev socket,id=a-socket,path=/run/p/a,,b.sock,%s -netdev vhost-user,id=a-net,chardev=a-socket,queues=%d -device virtio-net-pci,id=a,netdev=a-net,mac=00:15:5d:00:00:01,ctrl_guest_offloads=off"
 	for _, c := range []struct {
 		synthetic Synthetic
 		bootIndex int
 		want      string // after rest
 	}{
 		{Synthetic{Queues: 1}, -1, ""},
-		{Synthetic{Queues: 4}, 2, ",mq=on,vectors=10,bootindex=2"},
+		{Synthetic{Queues: 4, MTU: 9000}, 2, ",host_mtu=9000,mq=on,vectors=10,bootindex=2"},
+		{Synthetic{Queues: 1, Listen: true}, -1, ""},
 		{Synthetic{Queues: 1, ROM: "none"}, -1, ",romfile="},
 		{Synthetic{Queues: 1, ROM: "/a,b.rom"}, 0, ",romfile=/a,,b.rom,bootindex=0"},
 	} {
 		c.synthetic.MAC = "00:15:5d:00:00:01"
 		got := Adapter{ID: "a", Socket: "/run/p/a,b.sock", BootIndex: c.bootIndex, Synthetic: &c.synthetic}.DeviceArgs()
-		if want := fmt.Sprintf(rest, c.synthetic.Queues) + c.want; strings.Join(got, " ") != want {
+		socket := "reconnect-ms=500"
+		if c.synthetic.Listen {
+			socket = "server=on"
+		}
+		if want := fmt.Sprintf(rest, socket, c.synthetic.Queues) + c.want; strings.Join(got, " ") != want {
 			t.Errorf("got  %s\nwant %s", strings.Join(got, " "), want)
 		}
 	}

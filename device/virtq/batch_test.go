@@ -1,0 +1,109 @@
+package virtq_test
+
+import (
+	"testing"
+
+	"polder/device/virtq"
+	"polder/device/virtq/virtqtest"
+)
+
+// Frames get a buffer each, up to the first that is not so simple; that one is for Fill.
+func TestFillEach(t *testing.T) {
+	rows := []struct {
+		name    string
+		buffers [][]int // lengths of the descriptors of each
+		table   bool    // they are in indirect tables
+		frames  []int
+		want    int
+	}{
+		{"no buffer", nil, false, []int{60}, 0},
+		{"a buffer each", [][]int{{100}, {60}, {70}}, false, []int{60, 60, 60}, 3},
+		{"more buffers than frames", [][]int{{100}, {60}, {70}}, false, []int{60}, 1},
+		{"more frames than buffers", [][]int{{100}, {60}}, false, []int{60, 60, 60}, 2},
+		{"one that is too small", [][]int{{100}, {59}, {70}}, false, []int{60, 60, 60}, 1},
+		{"two descriptors", [][]int{{100}, {12, 100}, {70}}, false, []int{60, 60, 60}, 1},
+		{"a table", [][]int{{100}}, true, []int{60}, 0},
+	}
+	forEach(t, rings(8), func(t *testing.T, o virtqtest.Options) {
+		for _, r := range rows {
+			if r.table && !o.Indirect {
+				continue
+			}
+			ram := virtqtest.NewRAM(t, base, size)
+			d := virtqtest.NewDriver(ram, o)
+			q := mustNew(t, ram, d.Config())
+			add := func(token int, table bool, lens ...int) {
+				var bufs []virtqtest.Buffer
+				at := uint64(base + size/2 + 8192*token)
+				for _, n := range lens {
+					bufs = append(bufs, virtqtest.Buffer{Addr: at, Len: uint32(n), Write: true})
+					at += uint64(n)
+				}
+				d.Add(bufs, token, table)
+			}
+			add(0, false, 10) // shows the queue where the memory is
+			d.Publish()
+			q.Fill(10, false)
+			for i, lens := range r.buffers {
+				add(1+i, r.table, lens...)
+			}
+			d.Publish()
+			bufs := make([][]byte, len(r.frames))
+			n := q.FillEach(r.frames, bufs)
+			if n != r.want {
+				t.Errorf("%s: %d frames have a buffer, want %d", r.name, n, r.want)
+			}
+			for i := range n {
+				if want := ram.Bytes(base+size/2+uint64(8192*(1+i)), r.frames[i]); !same(bufs[i:i+1], [][]byte{want}) {
+					t.Errorf("%s: frame %d has %d bytes of memory that is not its buffer's", r.name, i, len(bufs[i]))
+				}
+			}
+			if n == len(bufs) || n == len(r.buffers) {
+				n-- // there is none left
+			} else if _, buffers, err := q.Fill(r.frames[n], true); buffers == 0 || err != nil {
+				t.Errorf("%s: %d buffers for the next frame, %v", r.name, buffers, err)
+			}
+			q.Publish()
+			for token := range 1 + n + 1 {
+				if u, ok := d.Reap(); !ok || u.Token != token || token > 0 && int(u.Written) > r.frames[token-1] {
+					t.Errorf("%s: driver saw %+v, %t, want token %d", r.name, u, ok, token)
+				}
+			}
+		}
+	})
+}
+
+// All that was taken is given back at once, also where a buffer has a part to write that nothing was written to.
+func TestDoneAll(t *testing.T) {
+	forEach(t, rings(8), func(t *testing.T, o virtqtest.Options) {
+		ram := virtqtest.NewRAM(t, base, size)
+		d := virtqtest.NewDriver(ram, o)
+		q := mustNew(t, ram, d.Config())
+		chains := make([]virtq.Chain, 4)
+		for round := range 20 {
+			for token := range 4 {
+				bufs := []virtqtest.Buffer{{Addr: base + size/2, Len: 20}}
+				if round >= 10 && token == 2 {
+					bufs = append(bufs, virtqtest.Buffer{Addr: base + size/2 + 20, Len: 10, Write: true})
+				}
+				d.Add(bufs, token, false)
+			}
+			d.Publish()
+			if n, err := q.Take(chains); n != 4 || err != nil {
+				t.Fatalf("took %d, %v", n, err)
+			}
+			q.DoneAll(nil)
+			q.DoneAll(chains[:1])
+			q.DoneAll(chains[1:])
+			if _, ok := d.Reap(); ok {
+				t.Fatal("the driver saw something before Publish")
+			}
+			q.Publish()
+			for token := range 4 {
+				if u, ok := d.Reap(); !ok || u != (virtqtest.Used{Token: token}) {
+					t.Fatalf("round %d: driver saw %+v, %t, want token %d", round, u, ok, token)
+				}
+			}
+		}
+	})
+}

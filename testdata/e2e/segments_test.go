@@ -1,0 +1,49 @@
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"polder/testdata/guest"
+)
+
+// exchanged is what a guest sends in exchange in one direction, in MiB: little enough for every frame to wait, in the
+// memory of the receiver, until the program segments has judged it.
+const exchanged = 4
+
+// exchange has two guests that serve iperf3 send TCP to each other, while in each of them the program segments judges
+// every frame that comes in. The second guest's address is to. whole says whether the two exchange frames that stand
+// for several, with checksums left to the receiver, or ordinary ones alone.
+func exchange(t *testing.T, a, b *guest.Guest, to string, whole bool) {
+	t.Helper()
+	const report = "/tmp/segments"
+	for _, g := range []*guest.Guest{a, b} {
+		// GRO would put together what the adapter delivered in pieces.
+		command(t, g, "ethtool -K eth0 gro off && (segments eth0 >"+report+" & until grep -qs READY "+report+"; do sleep 0.1; done)")
+	}
+	for _, direction := range []string{"", "-R"} {
+		out := command(t, a, fmt.Sprintf("iperf3 -c %s -n %dM -J %s", to, exchanged, direction))
+		if iperfRate(t, out) <= 0 {
+			t.Errorf("iperf3 %s moved nothing: %s", direction, out)
+		}
+	}
+	for i, g := range []*guest.Guest{a, b} {
+		out := command(t, g, "killall segments; until grep -q SEGMENTS "+report+"; do sleep 0.1; done; ethtool -K eth0 gro on; cat "+report)
+		var frames, tcp, udp, partial, gso, bad, lost int
+		_, last, _ := strings.Cut(out, "SEGMENTS")
+		if _, err := fmt.Sscanf(last, " frames=%d tcp=%d udp=%d partial=%d gso=%d bad=%d lost=%d",
+			&frames, &tcp, &udp, &partial, &gso, &bad, &lost); err != nil {
+			t.Fatalf("guest %d: %v: %s", i, err, out)
+		}
+		if bad > 0 || lost > 0 || tcp < exchanged<<20/65535 || (gso > 0) != whole || (partial > 0) != whole {
+			t.Errorf("guest %d, where frames that stand for several are to be seen: %v: %s", i, whole, out)
+		}
+		// The kernel has judged too, wherever the device did not vouch for a frame.
+		errors := command(t, g, `awk '/^(Tcp|Udp|Icmp):/ { for (i = 2; i <= NF; i++) if (!($1 in seen)) name[$1, i] = $i; `+
+			`else if (name[$1, i] == "InCsumErrors") print $i; seen[$1] }' /proc/net/snmp`)
+		if errors != "0\n0\n0" {
+			t.Errorf("guest %d: InCsumErrors of ICMP, TCP and UDP are %q, want zeros", i, errors)
+		}
+	}
+}
