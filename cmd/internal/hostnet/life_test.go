@@ -107,7 +107,7 @@ func TestNotConfirmed(t *testing.T) {
 		t.Fatal(err)
 	}
 	kept, err := Recover(dir, to.log)
-	if err != nil || len(kept) != 1 || kept[0].Switch() != "LAN" || kept[0].Device() != "vEth-LAN" || kept[0].MTU() != 1500 {
+	if err != nil || len(kept) != 1 || kept[0].External().Switch != "LAN" || kept[0].Device() != "vEth-LAN" || kept[0].MTU() != 1500 {
 		t.Fatalf("Recover: %v, %v", kept, err)
 	}
 	rollback(t, kept[0])

@@ -22,9 +22,18 @@ type Takeover struct {
 	journal *journal   // nil: nothing is taken over (any more)
 	plan    *Plan      // nil after a restart
 	timer   *time.Timer
-	device  string
-	mtu     int
+
+	// These do not change.
+	external External
+	device   string
+	mtu      int
 }
+
+// External is what the switch was planned to be bound to.
+func (t *Takeover) External() External { return t.external }
+
+// Switch is the switch's name.
+func (t *Takeover) Switch() string { return t.external.Switch }
 
 // Device is the host's own adapter: a bridge, a TAP, or "".
 func (t *Takeover) Device() string { return t.device }
@@ -36,7 +45,7 @@ func (t *Takeover) MTU() int { return t.mtu }
 // yet. With the driver Packet, the caller now opens the TAP, which is Device, and the NIC, and joins
 // both with the switch, before Commit moves the host's addresses to it. Call Rollback to give up.
 func (p *Plan) Begin(dir string, log *slog.Logger) (*Takeover, error) {
-	t := &Takeover{dir: dir, log: log, stepper: p.stepper, plan: p, device: p.Device, mtu: p.MTU}
+	t := &Takeover{dir: dir, log: log, stepper: p.stepper, plan: p, external: p.External, device: p.Device, mtu: p.MTU}
 	if p.External.Bridge != "" {
 		return t, nil
 	}
@@ -85,8 +94,8 @@ func (t *Takeover) remove() error {
 
 // Commit moves what the plan says, and looks whether the host is as it should be and its gateways still
 // answer. If not, everything has been put back when it returns the error. Otherwise the
-// caller has the time keep to call Confirm; if it does not, everything is put back then. 0 is for a caller who need not be asked. After
-// it was put back for want of a Confirm, expired is called, unless it is nil.
+// caller has the time keep to call Confirm; if it does not, everything is put back then, and expired, which may be nil, is
+// called in a goroutine of its own. 0 is for a caller who need not be asked.
 func (t *Takeover) Commit(ctx context.Context, keep time.Duration, expired func()) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -104,7 +113,11 @@ func (t *Takeover) Commit(ctx context.Context, keep time.Duration, expired func(
 	if keep == 0 {
 		return t.confirm()
 	}
-	t.timer = time.AfterFunc(keep, func() { t.expire(expired) })
+	t.timer = time.AfterFunc(keep, func() {
+		if t.expire() && expired != nil {
+			expired()
+		}
+	})
 	return nil
 }
 
@@ -130,14 +143,8 @@ func (t *Takeover) verify(ctx context.Context, before []gateway) error {
 	return ctx.Err()
 }
 
-// expire puts everything back when nobody has confirmed, and then tells so.
-func (t *Takeover) expire(expired func()) {
-	if t.expiring() && expired != nil {
-		expired()
-	}
-}
-
-func (t *Takeover) expiring() bool {
+// expire puts everything back when nobody has confirmed, and tells whether it has.
+func (t *Takeover) expire() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.journal == nil || t.journal.Confirmed {
@@ -145,7 +152,8 @@ func (t *Takeover) expiring() bool {
 	}
 	t.log.Warn("take-over not confirmed in time: rolling back", "switch", t.journal.External.Switch, "nic", t.journal.External.NIC)
 	if err := t.rollback(); err != nil {
-		t.log.Error("rollback", "err", err)
+		t.log.Error("rollback", "switch", t.external.Switch, "err", err)
+		return false
 	}
 	return true
 }
@@ -155,7 +163,7 @@ func (t *Takeover) Confirm() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.journal == nil {
-		if t.plan != nil && t.plan.External.Bridge != "" {
+		if t.external.Bridge != "" {
 			return nil
 		}
 		return errors.New("the take-over has been rolled back")
@@ -298,7 +306,7 @@ func resume(dir, switchName string, log *slog.Logger, p stepper) (*Takeover, err
 		old := &journal{External: External{Switch: switchName}}
 		return nil, old.remove(dir)
 	}
-	t := &Takeover{dir: dir, log: log, stepper: p, journal: j, device: j.Device}
+	t := &Takeover{dir: dir, log: log, stepper: p, journal: j, external: j.External, device: j.Device}
 	if l := j.After.find(j.External.NIC); l != nil {
 		t.mtu = l.MTU
 	}
@@ -314,20 +322,4 @@ func resume(dir, switchName string, log *slog.Logger, p stepper) (*Takeover, err
 		j.Confirmed = false
 	}
 	return t, nil
-}
-
-// External is what was asked for.
-func (t *Takeover) External() External {
-	if t.plan != nil {
-		return t.plan.External
-	}
-	return t.journal.External
-}
-
-// Switch is the switch's name.
-func (t *Takeover) Switch() string {
-	if t.plan != nil {
-		return t.plan.External.Switch
-	}
-	return t.journal.External.Switch
 }
