@@ -32,9 +32,34 @@
 //     to an adapter the switch does for those ports that do not accept it
 //     ([OffloadPort]); they may get several calls.
 //
-// Nothing on this path blocks, queues, allocates or asks for the time. A frame
-// is copied once, by the receiving port, on the sender's goroutine. Between
-// one Ingress and one port frames keep their order, floods included.
+// Nothing on this path blocks, queues, allocates or asks for the time, but for
+// the time of a batch from a port with a rate or an observer. A frame is copied
+// once, by the receiving port, on the sender's goroutine. Between one Ingress
+// and one port frames keep their order, floods included.
+//
+// # Policies
+//
+// [PortOptions] say what a port may do; [Member.SetOptions] changes them while
+// frames pass. Between steps 2 and 3 a frame is then tested, and dropped with
+// the reason of the first test it fails: the link is up, the VLAN is one of the
+// port's, the source is one the port may use, it is no spanning tree frame, no
+// DHCP server's and no router's, a rule admits it, and it is within the storm
+// limit and the bandwidth. Between steps 4 and 5 each port it is for has tests of
+// its own: the private VLAN, its link, its rules, its MTU. It gets the frame
+// with the tag of the VLAN or without, as its mode is, and ports that mirror
+// get a copy.
+//
+// Options are compiled into the table when they change. If all ports are
+// ordinary and nobody observes, there is nothing to compile, and a batch costs
+// one test more than if there were no policies at all.
+//
+// # Observers
+//
+// An [Observer] gets copies of the frames at some or all ports, as they come in
+// and go out, with the reason if they are dropped. It has bounded memory, and
+// loses what its reader does not fetch in time. Package capture writes what it
+// sees as pcapng. What the data path finds worth telling, a loop or somebody
+// else's address, goes to [Config].Events.
 //
 // # Who owns what
 //
@@ -49,9 +74,12 @@
 //
 // # Addresses
 //
-// Every port learns. An entry lives for the ageing time after the last frame
-// from its address, and goes at once when its port leaves. An address that
-// shows up behind another port moves there, and the move is counted. The
+// A port learns unless it is closed: then its addresses are those of its
+// options, which do not age, move, or give way to others. An entry that is
+// learned lives for the ageing time after the last frame from its address, and
+// goes at once when its port leaves. An address that shows up behind another
+// port moves there, and the move is counted. Each VLAN has a database of its
+// own; a private VLAN has one, for the primary and the secondaries. The
 // database has a fixed size and never grows: [Config] and [PortOptions] say
 // how much of it there is and how much one port can take, and a port that
 // floods it with addresses cannot push out those of a port with fewer.
@@ -59,6 +87,7 @@
 // # What it does not do
 //
 // There is no spanning tree: two ports that lead to the same network make a
-// loop. The switch sends no frames of its own, opens no file and knows no
+// loop, which [Config].MaxMoves and the addresses of closed ports, seen coming
+// from an uplink, can tell. The switch sends no frames of its own, opens no file and knows no
 // operating system.
 package vswitch

@@ -3,7 +3,7 @@ package vswitch
 // guardsDHCP reports whether a port with DHCPGuard may not send p: what comes
 // from the ports of a DHCP server or relay, or is for the port of a client,
 // which a server need not send from its own port to reach (RFC 2131, 4.1; RFC
-// 9915, 7.2; RFC 7610, 5). Later fragments pass: without the first, which does
+// 8415, 7.2; RFC 7610). Later fragments pass: without the first, which does
 // not, they are nothing.
 func guardsDHCP(p *packet) bool {
 	if p.depth < knowsEtherType {

@@ -207,7 +207,7 @@ func (o *Observer) end() {
 }
 
 // Read returns what was seen since the last Read, in order, and waits if that
-// is nothing. The packets and their Data are valid until the next Read. It
+// is nothing. One goroutine at a time reads. The packets and their Data are valid until the next Read. It
 // returns ErrObserverEnded when nothing is left to come, and ctx's error when
 // that is done first.
 func (o *Observer) Read(ctx context.Context) ([]Packet, error) {

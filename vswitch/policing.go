@@ -17,6 +17,28 @@ type policing struct {
 
 	forms []*form // made in this batch are the first used
 	used  int
+
+	denied []denial // of the frame at hand
+}
+
+// denial is a frame that a port was not given, and is observed not to get.
+type denial struct {
+	q      *policy
+	f      *Frame
+	reason DropReason
+}
+
+// observeDenied shows denials to their ports' observers, after the frame was
+// seen to come in.
+func (x *policing) observeDenied() {
+	now := time.Now()
+	for _, d := range x.denied {
+		if taps := d.q.m.taps.Load(); taps != nil {
+			observe(*taps, Out, d.f, d.reason, now)
+		}
+	}
+	clear(x.denied)
+	x.denied = x.denied[:0]
 }
 
 // form is a frame with a tag put in, taken out or changed: a head of its own,
@@ -36,6 +58,8 @@ func (x *policing) reset() {
 		f.Frame, f.parts = Frame{}, f.parts[:0]
 	}
 	x.used = 0
+	clear(x.denied) // there are some if observing panicked
+	x.denied = x.denied[:0]
 	x.tagged, x.untagged = nil, nil
 }
 
@@ -76,6 +100,9 @@ func (in *Ingress) police(t *table, frames []Frame) {
 			observe(*taps, In, f, notDropped, now)
 		default:
 			observe(*taps, In, f, reason, now)
+		}
+		if len(x.denied) > 0 {
+			x.observeDenied()
 		}
 	}
 }
@@ -332,8 +359,8 @@ func (in *Ingress) dropAt(q *policy, f *Frame, reason DropReason) {
 			q.m.state.egress[i].Add(1)
 		}
 	}
-	if taps := q.m.taps.Load(); taps != nil {
-		observe(*taps, Out, f, reason, time.Now())
+	if q.m.taps.Load() != nil {
+		in.policing.denied = append(in.policing.denied, denial{q, f, reason})
 	}
 }
 

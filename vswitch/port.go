@@ -13,7 +13,8 @@ type Port interface {
 	// Deliver copies frames, in order, for as long as they fit, and returns how
 	// many did. The rest are lost, and the switch counts them. It never waits
 	// for room. The frames are complete, whatever their senders left undone,
-	// unless the port is an [OffloadPort].
+	// unless the port is an [OffloadPort]. Head can be 4 bytes longer or shorter
+	// than the sender made it, by a VLAN tag.
 	//
 	// The list, the frames and the memory they point to belong to the caller.
 	// Deliver reads them, and keeps none of them after it returns.

@@ -44,8 +44,9 @@ type Config struct {
 	MaxMoves int
 
 	// Events, if not nil, is called with what happens, one call at a time, on a
-	// goroutine of the switch's. What repeats within a second is reported once.
-	// It may call any method of Switch and Member but Close.
+	// goroutine of the switch's that has other things to do, so it should return
+	// soon. Of one kind and port there is one event a second at most. It may call
+	// any method of Switch and Member but Close.
 	Events func(Event)
 }
 

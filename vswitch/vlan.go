@@ -66,7 +66,7 @@ func (m VLANMode) String() string {
 // VLAN is a port's place among VLANs. The zero value is [VLANNone]. Values can
 // be compared.
 //
-// A trunk carries private VLANs as switches do among each other (RFC 5517, 4):
+// A trunk carries private VLANs as switches do among each other (RFC 5517):
 // frames of an isolated or a community port with the secondary identifier as
 // tag, those of a promiscuous port with the primary.
 type VLAN struct {
