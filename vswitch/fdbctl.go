@@ -214,13 +214,7 @@ func (s *Switch) known(m *Member) int {
 		}
 	}
 	if p := s.table.Load().police; p != nil {
-		for d := range p.all {
-			d.static.each(func(_ macKey, at slot) {
-				if at == m.slot {
-					n++
-				}
-			})
-		}
+		n += p.ports[m.slot].statics
 	}
 	return n
 }

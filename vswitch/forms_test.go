@@ -317,6 +317,7 @@ func policedLoads(tb testing.TB) map[string]func() {
 	trunk := vswitch.PortOptions{VLAN: vswitch.VLAN{Mode: vswitch.VLANTrunk, Allowed: vswitch.VLANSet{1 << 5}}}
 	p := packet{dst: broadcast, flags: ack, payload: 6000}
 	return map[string]func(){
+		"bpdu":       start(vswitch.PortOptions{BPDU: vswitch.BPDUDrop}, closed(2), func() vswitch.Frame { return short(mac(2), mac(1)) }),
 		"closed":     start(closed(1), closed(2), func() vswitch.Frame { return short(mac(2), mac(1)) }),
 		"learning":   start(vswitch.PortOptions{Uplink: true}, closed(2), func() vswitch.Frame { return short(mac(2), mac(1)) }),
 		"everything": start(guarded, closed(2), udpFrame),
@@ -362,7 +363,7 @@ func TestObservingDoesNotAllocate(t *testing.T) {
 // BenchmarkPolicing is BenchmarkForward with policies.
 func BenchmarkPolicing(b *testing.B) {
 	loads := policedLoads(b)
-	for _, name := range []string{"closed", "learning", "everything", "flood", "tagging", "untagging", "conflict", "spoofing"} {
+	for _, name := range []string{"bpdu", "closed", "learning", "everything", "flood", "tagging", "untagging", "conflict", "spoofing"} {
 		b.Run(name, func(b *testing.B) {
 			forward := loads[name]
 			forward()

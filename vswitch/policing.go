@@ -19,6 +19,36 @@ type policing struct {
 	used  int
 
 	denied []denial // of the frame at hand
+
+	run run // that the frame at hand may continue
+}
+
+// run is what was found out about a frame that holds for those that follow with
+// the same header: they come in runs. It is kept if no test looks further than
+// the header, and the frame went to one port as it came.
+type run struct {
+	list  *ownList // of that port; nil if there is no run
+	front uint64   // of the header the first 8 bytes
+	back  uint64   // and the last 8
+}
+
+// continuedBy reports whether f is sound, and goes where the run goes.
+func (r *run) continuedBy(f *Frame) bool {
+	if r.list == nil {
+		return false
+	}
+	if _, ok := f.check(); !ok {
+		return false
+	}
+	return r.front == binary.BigEndian.Uint64(f.Head) && r.back == binary.BigEndian.Uint64(f.Head[HeaderLen-8:])
+}
+
+// begin begins a run with f, which went to q, unless it got there in another
+// form.
+func (in *Ingress) begin(q *policy, f *Frame) {
+	if l := in.list(q.m); l.frames[len(l.frames)-1] == f {
+		in.policing.run = run{l, binary.BigEndian.Uint64(f.Head), binary.BigEndian.Uint64(f.Head[HeaderLen-8:])}
+	}
 }
 
 // denial is a frame that a port was not given, and is observed not to get.
@@ -61,6 +91,7 @@ func (x *policing) reset() {
 	clear(x.denied) // there are some if observing panicked
 	x.denied = x.denied[:0]
 	x.tagged, x.untagged = nil, nil
+	x.run = run{}
 }
 
 // form returns memory for one more form of a frame.
@@ -88,11 +119,19 @@ func (in *Ingress) police(t *table, frames []Frame) {
 		now = time.Now()
 	}
 	epoch := in.sw.epoch.Load()
+	var rx tally // of what continues runs
 	for i := range frames {
 		f := &frames[i]
-		reason, ok := in.admit(t.police, p, f, epoch)
-		if !ok {
-			in.drop(reason)
+		reason, ok := DropReason(0), true
+		if x.run.continuedBy(f) {
+			rx.add(f)
+			l := x.run.list
+			l.frames = append(l.frames, f)
+		} else {
+			x.run.list = nil // it is not valid beyond a look at another
+			if reason, ok = in.admit(t.police, p, f, epoch); !ok {
+				in.drop(reason)
+			}
 		}
 		switch {
 		case taps == nil:
@@ -105,6 +144,7 @@ func (in *Ingress) police(t *table, frames []Frame) {
 			x.observeDenied()
 		}
 	}
+	in.rx.join(rx)
 }
 
 // admit puts a frame from p on the lists of the ports that are to get it, or
@@ -219,8 +259,13 @@ func (in *Ingress) admit(all *police, p *policy, f *Frame, epoch uint32) (DropRe
 	case to.isDown():
 		in.dropAt(to, f, DropLinkDown)
 	default:
-		if in.send(to, f, v) && to.mirror == MirrorSource {
-			mirrored = true
+		if in.send(to, f, v) {
+			if to.mirror == MirrorSource {
+				mirrored = true
+			}
+			if p.headersDo && to.headersDo && v.form == formUntagged {
+				in.begin(to, f)
+			}
 		}
 	}
 	if mirrored {

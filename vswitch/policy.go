@@ -34,6 +34,10 @@ type policy struct {
 	width   rate
 	mirror  Mirror
 	mtu     int // 0: no limit
+
+	headersDo bool // no test of frames that come or go looks further than the Ethernet header
+
+	statics int // configured addresses behind the port, in all VLANs
 }
 
 // domain is a set of VLANs that share a forwarding database: one VLAN, or a
@@ -218,6 +222,7 @@ func (m *Member) compile() *policy {
 			q.out = append(q.out, r)
 		}
 	}
+	q.headersDo = !q.dhcp && !q.router && len(m.rules) == 0 && !q.width.limited() && q.mtu == 0 && q.mirror != MirrorSource
 	v := &o.VLAN
 	switch v.Mode {
 	case VLANAccess, VLANPromiscuous:
@@ -285,6 +290,9 @@ func (p *police) configure(t *table, statics []static) error {
 			if owner := slot(d.static[i]); owner != 0 && owner != m.slot {
 				return fmt.Errorf("%w: %v is behind %q", ErrMACTaken, k.mac(), t.member(owner).name)
 			}
+			if d.static[i] == 0 {
+				p.ports[m.slot].statics++
+			}
 			d.static[i] = uint64(k)<<16 | uint64(m.slot)
 			return nil
 		}
@@ -316,8 +324,10 @@ func (p *police) in(e static, d *domain) bool {
 func (p *police) statics() int {
 	n := 0
 	if p != nil {
-		for d := range p.all {
-			d.static.each(func(macKey, slot) { n++ })
+		for _, q := range p.ports {
+			if q != nil {
+				n += q.statics
+			}
 		}
 	}
 	return n

@@ -395,16 +395,21 @@ func TestPolicyModel(t *testing.T) {
 		}
 		p := w.ports[random.IntN(len(w.ports))]
 		var batch []vswitch.Frame
+		dst, from, tags, kind := pickDst(), pickMAC(), "-", byte(0)
 		for range 1 + random.IntN(20) {
 			src := pickMAC()
 			if one(100) {
 				src = [...]vswitch.MAC{zero, broadcast}[random.IntN(2)]
 			}
-			f := frame(pickDst(), src, n)
-			f.Head[13] += byte(random.IntN(2))
+			if !one(3) { // frames come in runs
+				dst, tags, kind = pickDst(), tagSets[random.IntN(len(tagSets))], byte(random.IntN(2))
+				from = src
+			}
+			f := frame(dst, from, n)
+			f.Head[13] += kind
 			f.Head = append(f.Head, make([]byte, random.IntN(80))...)
 			f.Len = len(f.Head)
-			f = tagged(f, tagSets[random.IntN(len(tagSets))])
+			f = tagged(f, tags)
 			w.send(p, f.Head)
 			head := min(len(f.Head), vswitch.HeadLen)
 			f.Head, f.Body = f.Head[:head:head], [][]byte{f.Head[head:]}
