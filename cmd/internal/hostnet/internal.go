@@ -75,12 +75,15 @@ func (n *Net) Close() error {
 	return closeNAT(n.config.Switch, n.dir)
 }
 
-// guestSettings has the host believe nothing that guests say of routes: they are the only ones on the other side.
+// guestSettings has the host believe nothing that guests say of routes, for they are the only ones on the other side,
+// and answer for the addresses of this adapter alone, not for those of its others.
 func guestSettings(device string) []step {
 	var steps []step
-	for _, s := range []string{acceptRA, "ipv6/conf/*/accept_redirects", "ipv4/conf/*/accept_redirects"} {
-		if _, err := os.Stat(settingPath(s, device)); err == nil {
-			steps = append(steps, set(s, device, "0"))
+	for _, s := range []struct{ setting, value string }{
+		{acceptRA, "0"}, {"ipv6/conf/*/accept_redirects", "0"}, {"ipv4/conf/*/accept_redirects", "0"}, {"ipv4/conf/*/arp_ignore", "1"},
+	} {
+		if _, err := os.Stat(settingPath(s.setting, device)); err == nil {
+			steps = append(steps, set(s.setting, device, s.value))
 		}
 	}
 	return steps

@@ -48,8 +48,8 @@ func TestInternal(t *testing.T) {
 		Addresses: []netip.Prefix{netip.MustParsePrefix("192.168.77.1/24"), netip.MustParsePrefix("fd00:77::1/64")},
 	}
 	n := openInternal(t, c, t.TempDir())
-	link := h.run("ip link show vEth-Lab; ip addr show dev vEth-Lab; sysctl net.ipv6.conf.vEth-Lab.accept_ra")
-	for _, want := range []string{"00:15:5d:01:02:03", "mtu 9000", "inet 192.168.77.1/24", "inet6 fd00:77::1/64", "accept_ra = 0"} {
+	link := h.run("ip link show vEth-Lab; ip addr show dev vEth-Lab; sysctl net.ipv6.conf.vEth-Lab.accept_ra net.ipv4.conf.vEth-Lab.arp_ignore")
+	for _, want := range []string{"00:15:5d:01:02:03", "mtu 9000", "inet 192.168.77.1/24", "inet6 fd00:77::1/64", "accept_ra = 0", "arp_ignore = 1"} {
 		if !strings.Contains(link, want) {
 			t.Errorf("%s is not there:\n%s", want, link)
 		}
