@@ -28,8 +28,9 @@ type adapter struct {
 	server server
 	done   sync.WaitGroup // the server
 
-	member *vswitch.Member // nil: disconnected
-	unplug func()          // ends what the card does on its port
+	member  *vswitch.Member // nil: disconnected
+	network *network        // the one that it is on; nil: none
+	unplug  func()          // ends what the card does on its port
 }
 
 // card is what the kinds of adapters have in common.
@@ -168,9 +169,9 @@ func (s synthetic) status() (bool, map[string]uint64) {
 	return st.Attached, map[string]uint64{"no-buffer": st.NoBuffer, "stopped": st.Stopped}
 }
 
-// start makes the adapter's parts in the order in which frames need them. sw is nil for one that is
+// start makes the adapter's parts in the order in which frames need them. n is nil for one that is
 // not connected.
-func (a *adapter) start(sw *vswitch.Switch, w *World) (err error) {
+func (a *adapter) start(n *network, w *World) (err error) {
 	if a.card, err = newCard(a.request, a.MTU, w.spinners, w.pollers, w.Log); err != nil {
 		return err
 	}
@@ -179,15 +180,15 @@ func (a *adapter) start(sw *vswitch.Switch, w *World) (err error) {
 			a.close()
 		}
 	}()
-	if sw == nil {
+	if n == nil {
 		a.card.link(false)
-	} else if err := a.connect(sw, a.Switch); err != nil {
+	} else if err := a.connect(n); err != nil {
 		return err
 	}
 	if a.server, err = a.card.listen(a.Socket, w.Log, a.Name); err != nil {
 		return err
 	}
-	if w.Group != 0 {
+	if w.Group != 0 && !a.request.Client {
 		if err := errors.Join(os.Chown(a.Socket, -1, w.Group), os.Chmod(a.Socket, 0o660)); err != nil {
 			return fmt.Errorf("cannot give the socket to group %d: %w", w.Group, err)
 		}
@@ -200,23 +201,28 @@ func (a *adapter) start(sw *vswitch.Switch, w *World) (err error) {
 	return nil
 }
 
-// options are what the switch is told of the adapter's port.
-func (a *adapter) options() (vswitch.PortOptions, error) {
+// options are what a switch is told of the adapter's port.
+func (a *adapter) options(sw *config.Switch) (vswitch.PortOptions, error) {
 	mac, err := vswitch.ParseMAC(a.MAC)
-	return portOptions(&a.request.Policy, mac), err
+	o := portOptions(&a.request.Policy, mac)
+	if a.MTU < sw.MTU { // on another switch than it was made for
+		o.MTU = a.MTU
+	}
+	return o, err
 }
 
 // connect plugs the adapter into a switch.
-func (a *adapter) connect(sw *vswitch.Switch, name string) error {
-	o, err := a.options()
+func (a *adapter) connect(n *network) error {
+	o, err := a.options(&n.config)
 	if err != nil {
 		return err
 	}
-	m, err := sw.Join(a.Name, a.card, o)
+	m, err := n.sw.Join(a.Name, a.card, o)
 	if err != nil {
 		return err
 	}
-	a.member, a.Switch, a.request.Switch = m, name, name
+	a.member, a.network = m, n
+	a.Switch, a.request.Switch = n.config.Name, n.config.Name
 	a.unplug = a.card.plug(m)
 	a.card.link(!o.LinkDown)
 	return nil
@@ -230,24 +236,26 @@ func (a *adapter) disconnect() {
 	a.card.link(false)
 	a.unplug()
 	a.member.Leave()
-	a.member, a.Switch, a.request.Switch = nil, "", ""
+	a.member, a.network = nil, nil
+	a.Switch, a.request.Switch = "", ""
 }
 
 // set gives the adapter another policy.
 func (a *adapter) set(p config.Policy) error {
 	old := a.request.Policy
 	a.request.Policy = p
-	o, err := a.options()
-	if err == nil && a.member != nil {
+	if a.member == nil {
+		return nil // the next switch judges it
+	}
+	o, err := a.options(&a.network.config)
+	if err == nil {
 		err = a.member.SetOptions(o)
 	}
 	if err != nil {
 		a.request.Policy = old
 		return err
 	}
-	if a.member != nil {
-		a.card.link(!o.LinkDown)
-	}
+	a.card.link(!o.LinkDown)
 	return nil
 }
 

@@ -15,6 +15,14 @@ import (
 type step struct {
 	api.Change
 	do func() error
+
+	// yield is of a change that may fail only because another one, which follows, has not been made yet: two adapters
+	// may exchange their MAC addresses. It makes room for the others, before this one is tried once more after them.
+	yield func()
+}
+
+func (s *step) failed(err error) error {
+	return fmt.Errorf("%s %s %q: %w", s.Action, s.Kind, s.Name, err)
 }
 
 // Apply implements control.World. If a change fails, those before it are taken back, and the error
@@ -23,24 +31,54 @@ func (w *World) Apply(c *config.Config, dry bool) ([]api.Change, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	old := w.snapshot()
+	steps := w.diff(c)
 	changes := []api.Change{}
-	for _, s := range w.diff(c) {
-		if !dry {
-			if err := s.do(); err != nil {
-				for _, back := range w.diff(old) {
-					if err := back.do(); err != nil {
-						w.Log.Error("cannot take a change back", "action", back.Action, "kind", back.Kind, "name", back.Name, "err", err)
-					}
-				}
-				return nil, fmt.Errorf("%s %s %q: %w: nothing is changed", s.Action, s.Kind, s.Name, err)
-			}
-		}
+	for _, s := range steps {
 		changes = append(changes, s.Change)
 	}
-	if !dry {
-		w.arrange(c)
+	if dry {
+		return changes, nil
 	}
+	if err := perform(steps, func(err error) bool { return false }); err != nil {
+		whole := true
+		perform(w.diff(old), func(err error) bool {
+			w.Log.Error("cannot take a change back", "err", err)
+			whole = false
+			return true
+		})
+		if !whole {
+			return nil, fmt.Errorf("%w: not everything could be taken back: polder config shows what there is now", err)
+		}
+		w.arrange(old)
+		return nil, fmt.Errorf("%w: nothing is changed", err)
+	}
+	w.arrange(c)
 	return changes, nil
+}
+
+// perform takes the steps in order. skip is told of one that fails, and says whether the others follow
+// nevertheless.
+func perform(steps []step, skip func(error) bool) error {
+	var later []step
+	for _, s := range steps {
+		err := s.do()
+		if err == nil {
+			continue
+		}
+		if s.yield != nil {
+			s.yield()
+			s.yield = nil
+			later = append(later, s)
+			continue
+		}
+		if err = s.failed(err); !skip(err) {
+			return err
+		}
+	}
+	if len(later) == 0 {
+		return nil
+	}
+	return perform(later, skip)
 }
 
 // arrange puts the running configuration into the order of c, which is that of a guest's adapters.
@@ -63,8 +101,9 @@ func (w *World) arrange(c *config.Config) {
 // diff returns what it takes to get from the running configuration to c, in order: what goes,
 // goes first. Temporary adapters are nobody's configuration, and stay.
 func (w *World) diff(c *config.Config) (steps []step) {
-	add := func(action, kind, name, detail string, do func() error) {
-		steps = append(steps, step{api.Change{Action: action, Kind: kind, Name: name, Detail: detail}, do})
+	add := func(action, kind, name, detail string, do func() error) *step {
+		steps = append(steps, step{Change: api.Change{Action: action, Kind: kind, Name: name, Detail: detail}, do: do})
+		return &steps[len(steps)-1]
 	}
 	wanted := map[string]bool{}
 	for _, vm := range c.VMs {
@@ -94,6 +133,12 @@ func (w *World) diff(c *config.Config) (steps []step) {
 			return w.setPool(c.MACPool)
 		})
 	}
+	if !slices.Equal(c.PollCPUs, w.config.PollCPUs) {
+		add(api.ChangeSet, "poll_cpus", "", "when the daemon is started again", func() error {
+			w.config.PollCPUs = c.PollCPUs
+			return nil
+		})
+	}
 	for _, s := range c.Switches {
 		w.diffSwitch(s, add)
 	}
@@ -108,7 +153,7 @@ func (w *World) diff(c *config.Config) (steps []step) {
 	return steps
 }
 
-type adder func(action, kind, name, detail string, do func() error)
+type adder func(action, kind, name, detail string, do func() error) *step
 
 func (w *World) diffSwitch(s config.Switch, add adder) {
 	n, ok := w.switches[s.Name]
@@ -154,7 +199,7 @@ func (w *World) replaceSwitch(s config.Switch) error {
 	err := w.addSwitch(s, 0)
 	if err != nil {
 		if back := w.addSwitch(old, 0); back != nil {
-			w.Log.Error("the switch is gone", "switch", s.Name, "err", back)
+			w.Log.Error("the switch is gone, and its adapters are on none", "switch", s.Name, "err", back)
 			return err
 		}
 	}
@@ -169,7 +214,7 @@ func (w *World) replaceSwitch(s config.Switch) error {
 func (w *World) diffAdapter(vm string, a config.Adapter, add adder) {
 	old := w.configured(a.Name)
 	if old == nil {
-		add(api.ChangeAdd, "adapter", a.Name, "on switch "+a.Switch, func() error { return w.addConfigured(vm, a) })
+		add(api.ChangeAdd, "adapter", a.Name, "on switch "+a.Switch, func() error { return w.addConfigured(vm, a) }).yield = func() {}
 		return
 	}
 	if a.MAC == (config.MAC{}) {
@@ -181,32 +226,28 @@ func (w *World) diffAdapter(vm string, a config.Adapter, add adder) {
 	}
 	if !reflect.DeepEqual(oldCard, newCard) || w.adapters[a.Name].request.VM != vm {
 		add(api.ChangeReplace, "adapter", a.Name, different(*old, a), func() error {
-			if err := w.removeAdapter(a.Name); err != nil {
-				return err
+			if w.adapters[a.Name] != nil {
+				if err := w.removeAdapter(a.Name); err != nil {
+					return err
+				}
 			}
 			return w.addConfigured(vm, a)
-		})
+		}).yield = func() {}
 		return
 	}
 	if !reflect.DeepEqual(*old, a) {
 		add(api.ChangeSet, "adapter", a.Name, different(*old, a), func() error {
-			ad := w.adapters[a.Name]
-			if err := w.setPolicy(ad, a.Policy); err != nil {
-				return err
-			}
 			to := a.Switch
 			if to == config.NoSwitch {
 				to = ""
 			}
-			if ad.Switch != to {
-				if err := w.move(ad, to); err != nil {
-					return err
-				}
+			if err := w.change(w.adapters[a.Name], a.Policy, to); err != nil {
+				return err
 			}
 			w.configured(a.Name).BootIndex = a.BootIndex
 			w.tell(api.EventChanged, to, a.Name, "")
 			return nil
-		})
+		}).yield = func() { _ = w.move(w.adapters[a.Name], "") }
 	}
 }
 

@@ -272,11 +272,29 @@ vms: [{name: a, adapters: [{switch: lan}, {switch: lan, mac: "00:15:5d:4d:00:fe"
 	}
 	defer w.Close()
 	var last error
-	for i := range 4 {
+	for i := range 5 {
+		if last != nil {
+			t.Fatal(last)
+		}
 		_, last = w.AddAdapter(api.AdapterRequest{Name: fmt.Sprint("g", i), Switch: "lan"}, false)
 	}
 	if last == nil || !strings.Contains(last.Error(), "mac_pool: no address from 00:15:5d:4d:00:fe to 00:15:5d:4d:01:01 is left: widen the range") {
 		t.Errorf("an empty pool: %v", last)
+	}
+	// An adapter that is no more leaves its address to one that comes; one that is temporary only borrows it.
+	if err := w.RemoveAdapter("g1"); err != nil {
+		t.Fatal(err)
+	}
+	g1 := w.pool.given["g1"].String()
+	guest, err := w.AddAdapter(api.AdapterRequest{Name: "guest", Switch: "lan"}, true)
+	if err != nil || guest.MAC != g1 {
+		t.Errorf("a temporary adapter: %+v, %v; want the address %s of one that is no more", guest, err, g1)
+	}
+	if err := w.RemoveAdapter("guest"); err != nil {
+		t.Fatal(err)
+	}
+	if back, err := w.AddAdapter(api.AdapterRequest{Name: "g1", Switch: "lan"}, false); err != nil || back.MAC != g1 {
+		t.Errorf("it comes again: %+v, %v; want the address %s", back, err, g1)
 	}
 
 	if err := os.WriteFile(filepath.Join(state, poolFile), []byte("no JSON"), 0o600); err != nil {

@@ -6,6 +6,7 @@ package build
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -220,21 +221,31 @@ func (w *World) AddAdapter(r api.AdapterRequest, temporary bool) (api.Adapter, e
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	r.Policy.Inherit(w.config.Defaults.Adapter)
-	if err := r.Policy.Check(); err != nil {
-		return api.Adapter{}, api.Problemf(http.StatusUnprocessableEntity, "adapter %q: %v", r.Name, err)
+	r.Kind, r.VM = cmp.Or(r.Kind, config.KindLegacy), cmp.Or(r.VM, r.Name)
+	c := configOf(&r)
+	if err := c.Check(r.VM); err != nil {
+		return api.Adapter{}, api.Problemf(http.StatusUnprocessableEntity, "%v", err)
 	}
-	if r.VM == "" {
-		r.VM = r.Name
-	} else if err := config.CheckName(r.VM); err != nil {
-		return api.Adapter{}, api.Problemf(http.StatusUnprocessableEntity, "vm: %v", err)
+	if len(r.ROM) > 0 && r.Kind != config.KindLegacy {
+		return api.Adapter{}, api.Problemf(http.StatusUnprocessableEntity, "adapter %q: rom is for legacy adapters: QEMU gives a synthetic one its ROM", r.Name)
 	}
 	a, err := w.addAdapter(r, temporary)
 	if err != nil || temporary {
 		return a, err
 	}
-	c := config.Adapter{Name: a.Name, Switch: cmp.Or(a.Switch, config.NoSwitch), Kind: a.Kind, Queues: r.Queues, Policy: r.Policy}
-	if mac, err := config.ParseMAC(a.MAC); err == nil {
-		c.MAC = config.MAC(mac)
+	mac, err := config.ParseMAC(a.MAC)
+	c.MAC = config.MAC(mac)
+	vm := w.vm(r.VM, 0)
+	vm.Adapters = append(vm.Adapters, c)
+	return a, err
+}
+
+// configOf returns what a configuration says to have the adapter that r asks for, but for its MAC address and for
+// a boot ROM, which is a file there.
+func configOf(r *api.AdapterRequest) config.Adapter {
+	c := config.Adapter{
+		Name: r.Name, Switch: cmp.Or(r.Switch, config.NoSwitch), Kind: r.Kind, Queues: r.Queues, Policy: r.Policy,
+		Socket: config.Socket{Path: r.Socket, Mode: config.ModeServer},
 	}
 	no := false
 	if r.NoPacked {
@@ -246,32 +257,25 @@ func (w *World) AddAdapter(r api.AdapterRequest, temporary bool) (api.Adapter, e
 	if r.NoROM {
 		c.ROM = config.NoROM
 	}
-	c.Socket = config.Socket{Path: r.Socket, Mode: config.ModeServer}
 	if r.Client {
 		c.Socket.Mode = config.ModeClient
 	}
-	vm := w.vm(r.VM, 0)
-	vm.Adapters = append(vm.Adapters, c)
-	return a, nil
+	return c
 }
 
 func (w *World) addAdapter(r api.AdapterRequest, temporary bool) (_ api.Adapter, err error) {
 	none := api.Adapter{}
 	if err := config.CheckAdapterName(r.Name); err != nil {
-		return none, api.Problemf(http.StatusUnprocessableEntity, "adapter: %v", err)
+		return none, fmt.Errorf("adapter: %w", err)
 	}
 	n, ok := w.switches[r.Switch]
 	if !ok && r.Switch != "" {
 		return none, api.Problemf(http.StatusNotFound, "there is no switch %q", r.Switch)
 	}
-	var sw *vswitch.Switch
-	if n != nil {
-		sw = n.sw
-	}
 	if _, ok := w.adapters[r.Name]; ok {
 		return none, fmt.Errorf("there is an adapter %q already: take another name", r.Name)
 	}
-	mac, err := w.chooseMAC(r)
+	mac, err := w.chooseMAC(r, temporary)
 	if err != nil {
 		return none, err
 	}
@@ -285,7 +289,7 @@ func (w *World) addAdapter(r api.AdapterRequest, temporary bool) (_ api.Adapter,
 	if n != nil {
 		a.MTU = n.config.MTU
 	}
-	if err := a.start(sw, w); err != nil {
+	if err := a.start(n, w); err != nil {
 		return none, fmt.Errorf("adapter %q: %w", r.Name, err)
 	}
 	w.adapters[r.Name] = a
@@ -294,7 +298,7 @@ func (w *World) addAdapter(r api.AdapterRequest, temporary bool) (_ api.Adapter,
 }
 
 // chooseMAC returns the address that r asks for, or one that it can have.
-func (w *World) chooseMAC(r api.AdapterRequest) (vswitch.MAC, error) {
+func (w *World) chooseMAC(r api.AdapterRequest, temporary bool) (vswitch.MAC, error) {
 	switch {
 	case r.MAC != "":
 		mac, err := config.ParseMAC(r.MAC)
@@ -303,14 +307,13 @@ func (w *World) chooseMAC(r api.AdapterRequest) (vswitch.MAC, error) {
 		}
 		return mac, err
 	case w.pool != nil:
-		return w.pool.give(r.Name, func(m vswitch.MAC) bool {
-			for _, a := range w.adapters {
-				if a.MAC == m.String() {
-					return true
-				}
+		used := map[vswitch.MAC]bool{}
+		for _, a := range w.adapters {
+			if mac, err := vswitch.ParseMAC(a.MAC); err == nil {
+				used[mac] = true
 			}
-			return false
-		})
+		}
+		return w.pool.give(r.Name, used, !temporary)
 	}
 	return config.DeriveMAC(r.Name), nil
 }
@@ -350,65 +353,66 @@ func (w *World) ChangeAdapter(name string, c api.AdapterChange) error {
 	if err := policy.Check(); err != nil {
 		return api.Problemf(http.StatusUnprocessableEntity, "adapter %q: %v", name, err)
 	}
-	old := a.request.Policy
-	if err := w.setPolicy(a, policy); err != nil {
+	to := a.Switch
+	if c.Switch != nil {
+		to = *c.Switch
+	}
+	if err := w.change(a, policy, to); err != nil {
 		return err
 	}
-	if c.Switch != nil && *c.Switch != a.Switch {
-		if err := w.move(a, *c.Switch); err != nil {
-			_ = w.setPolicy(a, old) // which was good before
-			return err
+	if c.Link == config.LinkUp && a.member != nil {
+		if err := a.member.SetLink(true); err != nil { // which BPDUs may have shut down
+			return fmt.Errorf("adapter %q: %w", name, err)
 		}
 	}
 	w.tell(api.EventChanged, a.Switch, a.Name, "")
 	return nil
 }
 
-// setPolicy gives the adapter another policy, in the running configuration too.
-func (w *World) setPolicy(a *adapter, p config.Policy) error {
-	if err := a.set(p); err != nil {
-		return fmt.Errorf("adapter %q: %w", a.Name, err)
-	}
-	if c := w.configured(a.Name); c != nil {
-		c.Policy = p
-	}
-	return nil
-}
-
-// move connects the adapter to another switch, or to none. If it cannot be connected, it stays
-// where it was.
-func (w *World) move(a *adapter, to string) error {
-	from := a.Switch
-	if to != "" {
-		if _, ok := w.switches[to]; !ok {
+// change gives the adapter another policy and connects it to another switch, or to none, all at once: the policy
+// may suit only one of them. If it cannot be done, the adapter stays as it was.
+func (w *World) change(a *adapter, p config.Policy, to string) error {
+	from, old := a.Switch, a.request.Policy
+	if to != from && to != "" {
+		n, ok := w.switches[to]
+		if !ok {
 			return api.Problemf(http.StatusNotFound, "there is no switch %q", to)
 		}
 		if err := w.checkMAC(a, to); err != nil {
 			return err
 		}
 		if a.Kind == config.KindLegacy {
-			if err := config.CheckLegacyMTU(to, w.switches[to].config.MTU); err != nil {
+			if err := config.CheckLegacyMTU(to, n.config.MTU); err != nil {
 				return err
 			}
 		}
 	}
-	a.disconnect()
-	var err error
-	if to != "" {
-		if err = a.connect(w.switches[to].sw, to); err != nil && from != "" {
-			if back := a.connect(w.switches[from].sw, from); back != nil {
+	if to != from {
+		a.disconnect()
+	}
+	err := a.set(p)
+	if err == nil && to != from && to != "" {
+		if err = a.connect(w.switches[to]); err != nil {
+			back := a.set(old)
+			if from != "" {
+				back = errors.Join(back, a.connect(w.switches[from]))
+			}
+			if back != nil {
 				w.Log.Error("the adapter is on no switch now", "port", a.Name, "err", back)
 			}
 		}
 	}
+	if c := w.configured(a.Name); c != nil {
+		c.Policy, c.Switch = a.request.Policy, cmp.Or(a.Switch, config.NoSwitch)
+	}
 	if err != nil {
 		return fmt.Errorf("adapter %q: %w", a.Name, err)
 	}
-	if c := w.configured(a.Name); c != nil {
-		c.Switch = cmp.Or(to, config.NoSwitch)
-	}
 	return nil
 }
+
+// move connects the adapter to another switch, or to none.
+func (w *World) move(a *adapter, to string) error { return w.change(a, a.request.Policy, to) }
 
 func noAdapter(name string) error {
 	return api.Problemf(http.StatusNotFound, "there is no adapter %q", name)

@@ -21,7 +21,7 @@ func (w *World) port(sw, port string) (*network, *vswitch.Member, error) {
 			return n, m, nil
 		}
 	}
-	return nil, nil, api.Problemf(http.StatusNotFound, "there is no port %q on switch %q", port, sw)
+	return nil, nil, api.Problemf(http.StatusNotFound, "there is no port %q on switch %q: polder show %s names its ports", port, sw, sw)
 }
 
 // AddMAC implements control.World.

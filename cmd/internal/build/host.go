@@ -144,7 +144,7 @@ func (w *World) openInternal(n *network) error {
 		return err
 	}
 	n.host.internal, err = hostnet.OpenInternal(hostnet.Internal{
-		Switch: n.config.Name, Device: tap.Name(), MAC: net.HardwareAddr(c.MAC[:]), Addresses: c.Address, NAT: c.NAT,
+		Switch: n.config.Name, Device: tap.Name(), MAC: net.HardwareAddr(c.MAC[:]), MTU: n.config.MTU, Addresses: c.Address, NAT: c.NAT,
 	}, dir, w.Log)
 	if err != nil {
 		return errors.Join(err, tap.Close())

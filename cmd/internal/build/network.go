@@ -113,6 +113,7 @@ func (w *World) setPXE(n *network, c *config.PXE) error {
 	}
 	n.config.PXE = c
 	w.noteSwitch(n.config)
+	w.tell(api.EventChanged, n.config.Name, pxePort, "")
 	return nil
 }
 

@@ -1,10 +1,12 @@
 package build
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 
@@ -39,32 +41,44 @@ func openPool(dir string, rng config.MACPool) (*macPool, error) {
 	return p, nil
 }
 
-// give returns the adapter's address. taken says which are used by others.
-func (p *macPool) give(adapter string, taken func(vswitch.MAC) bool) (vswitch.MAC, error) {
-	if m, ok := p.given[adapter]; ok && p.holds(m) && !taken(vswitch.MAC(m)) {
+// give returns the adapter's address: the one that it had before, one that nobody had, or the one of an adapter
+// that is no more. used are those of the adapters that there are. With keep, the adapter gets the same one when it
+// comes again.
+func (p *macPool) give(adapter string, used map[vswitch.MAC]bool, keep bool) (vswitch.MAC, error) {
+	if m, ok := p.given[adapter]; ok && p.holds(m) && !used[vswitch.MAC(m)] {
 		return vswitch.MAC(m), nil
 	}
-	used := map[config.MAC]bool{}
-	for _, m := range p.given {
-		used[m] = true
+	owner := map[vswitch.MAC]string{}
+	for name, m := range p.given {
+		owner[vswitch.MAC(m)] = name
 	}
-	for at, last := number(p.rng.First), number(p.rng.Last); at <= last; at++ {
+	var found, left vswitch.MAC // left by an adapter that is no more
+	for at, last := number(p.rng.First), number(p.rng.Last); at <= last && found == (vswitch.MAC{}); at++ {
 		m := address(at)
-		if used[config.MAC(m)] || taken(m) || config.CheckMAC(m) != nil {
-			continue
+		_, owned := owner[m]
+		switch {
+		case used[m] || config.CheckMAC(m) != nil:
+		case !owned:
+			found = m
+		case left == (vswitch.MAC{}):
+			left = m
 		}
-		old, had := p.given[adapter]
-		p.given[adapter] = config.MAC(m)
-		if err := p.save(); err != nil {
-			delete(p.given, adapter)
-			if had {
-				p.given[adapter] = old
-			}
-			return vswitch.MAC{}, err
-		}
-		return m, nil
 	}
-	return vswitch.MAC{}, fmt.Errorf("mac_pool: no address from %v to %v is left: widen the range, or remove adapters that are not needed from %s", p.rng.First, p.rng.Last, p.file)
+	found = cmp.Or(found, left)
+	if found == (vswitch.MAC{}) {
+		return found, fmt.Errorf("mac_pool: no address from %v to %v is left: widen the range, or remove adapters", p.rng.First, p.rng.Last)
+	}
+	if !keep {
+		return found, nil
+	}
+	before := maps.Clone(p.given)
+	delete(p.given, owner[found])
+	p.given[adapter] = config.MAC(found)
+	if err := p.save(); err != nil {
+		p.given = before
+		return vswitch.MAC{}, err
+	}
+	return found, nil
 }
 
 // holds tells whether the address is of the range.

@@ -587,7 +587,11 @@ func (c *Config) check(file string, text []byte) error {
 	for _, s := range c.Switches {
 		mtu[s.Name] = s.MTU
 	}
-	vms, names, macs := map[string]bool{}, map[string]bool{}, map[MAC]string{}
+	type place struct {
+		sw  string
+		mac MAC
+	}
+	vms, names, macs := map[string]bool{}, map[string]bool{}, map[place]string{}
 	for i, vm := range c.VMs {
 		path := fmt.Sprintf("$.vms[%d]", i)
 		if err := CheckAdapterName(vm.Name); err != nil {
@@ -627,12 +631,33 @@ func (c *Config) check(file string, text []byte) error {
 			if err := CheckMAC(vswitch.MAC(a.MAC)); err != nil {
 				k.failf(path+".mac", "vm %q: %v", vm.Name, err)
 			}
-			if other, ok := macs[a.MAC]; ok {
-				k.failf(path, "%s has the MAC address of %s", name, other)
+			if a.Switch == NoSwitch {
+				continue
 			}
-			macs[a.MAC] = name
+			at := place{a.Switch, a.MAC}
+			if other, ok := macs[at]; ok {
+				k.failf(path, "%s has the MAC address of %s, on the same switch", name, other)
+			}
+			macs[at] = name
 		}
 	}
+	return k.err()
+}
+
+// Check finds what is wrong in an adapter that did not come from a file, and in the name of its VM.
+func (a *Adapter) Check(vm string) error {
+	k := &checker{}
+	if err := CheckAdapterName(a.Name); err != nil {
+		return fmt.Errorf("adapter: %w", err)
+	}
+	if err := CheckAdapterName(vm); err != nil {
+		return fmt.Errorf("vm: %w", err)
+	}
+	if a.Socket.Path != "" && !filepath.IsAbs(a.Socket.Path) {
+		k.failf("", "adapter %q: socket %s: give a path that begins with /", a.Name, a.Socket.Path)
+	}
+	a.check(k, "", vm)
+	a.Policy.check(k, "", fmt.Sprintf("adapter %q", a.Name))
 	return k.err()
 }
 
