@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/hex"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -243,6 +245,9 @@ func (p *Plan) note(l netlink.Link) {
 			}
 		}
 	}
+	if groups := listenedTo(nic); len(groups) > 0 && !p.External.Exclusive {
+		notef("programs listen on %s to the multicast groups %s: restart them, to have them listen on %s", nic, strings.Join(groups, ", "), where)
+	}
 	if l.Attrs().OperState == netlink.OperDown || l.Attrs().OperState == netlink.OperLowerLayerDown {
 		notef("%s has no link", nic)
 	}
@@ -255,6 +260,32 @@ func (p *Plan) note(l netlink.Link) {
 	for _, rule := range filtersNaming(nic) {
 		notef("%s names %s, and no longer matches what now comes through %s", rule, nic, where)
 	}
+}
+
+// listenedTo lists the multicast groups that somebody but the kernel itself has joined on the device.
+func listenedTo(device string) []string {
+	i, err := net.InterfaceByName(device)
+	if err != nil {
+		return nil
+	}
+	addrs, err := i.MulticastAddrs()
+	if err != nil {
+		return nil
+	}
+	var groups []string
+	for _, a := range addrs {
+		ip, ok := netip.AddrFromSlice(a.(*net.IPAddr).IP)
+		if ip = ip.Unmap(); ok && !slices.ContainsFunc(kernelGroups, func(p netip.Prefix) bool { return p.Contains(ip) }) {
+			groups = append(groups, ip.String())
+		}
+	}
+	return groups
+}
+
+// kernelGroups are those that every host is in: all hosts, and each address's own (RFC 4291 section 2.7.1).
+var kernelGroups = []netip.Prefix{
+	netip.MustParsePrefix("224.0.0.1/32"), netip.MustParsePrefix("224.0.0.106/32"), netip.MustParsePrefix("ff01::1/128"),
+	netip.MustParsePrefix("ff02::1/128"), netip.MustParsePrefix("ff02::6a/128"), netip.MustParsePrefix("ff02::1:ff00:0/104"),
 }
 
 // filtersNaming lists the chains of nftables (iptables' included) in which a rule names the device.

@@ -115,6 +115,9 @@ func difference(is, want state, devices []string, foreseen bool) []step {
 		if l == nil {
 			continue
 		}
+		if w.Kind == "tap" && l.MAC != w.MAC { // a manager of devices has thought of another
+			add(setMAC(w.Name, w.MAC))
+		}
 		if l.Master != w.Master {
 			add(setMaster(w.Name, w.Master))
 		}
@@ -212,10 +215,12 @@ func addressID(o *object) string {
 	return fmt.Sprintf("%s %d %d %x %x", o.Dev, o.family(), o.Head[1], o.attr(unix.IFA_LOCAL), o.attr(unix.IFA_ADDRESS))
 }
 
-// madeByRouter tells whether the kernel has made an address after a router's advertisement.
+// madeByRouter tells whether the kernel has made an address after a router's advertisement: a temporary one, or one
+// that says so.
 func madeByRouter(o *object) bool {
+	const kernelRA = 2 // IFAPROT_KERNEL_RA
 	p := o.attr(ifaProto)
-	return len(p) == 1 && p[0] == 2 // IFAPROT_KERNEL_RA
+	return len(p) == 1 && p[0] == kernelRA || o.family() == unix.AF_INET6 && o.flags()&unix.IFA_F_TEMPORARY != 0
 }
 
 func routesOut(is, want state, foreseen bool) []step {
@@ -349,27 +354,20 @@ func set(setting, device, value string) step {
 // makeLink are the steps that make a bridge or a persistent TAP, with its settings, up. Nothing is on it,
 // and it takes no part in IPv6 autoconfiguration yet.
 func makeLink(l link) []step {
-	mac, err := net.ParseMAC(l.MAC)
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.HardwareAddr = l.Name, mac
-	steps := []step{{fmt.Sprintf("ip link add %s address %s type bridge mcast_snooping 0", l.Name, l.MAC), func() error {
-		if err != nil {
-			return err
-		}
-		snooping := false // our own switch is behind it, which floods as Hyper-V's does
-		return netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping})
-	}}}
+	attrs.Name = l.Name
+	var steps []step
 	if l.Kind == "tap" {
 		steps = []step{{fmt.Sprintf("ip tuntap add dev %s mode tap vnet_hdr", l.Name), func() error {
-			a := netlink.NewLinkAttrs()
-			a.Name = l.Name
-			t := &netlink.Tuntap{LinkAttrs: a, Mode: netlink.TUNTAP_MODE_TAP, Flags: netlink.TUNTAP_NO_PI | netlink.TUNTAP_VNET_HDR}
-			return netlink.LinkAdd(t)
-		}}, {fmt.Sprintf("ip link set %s address %s", l.Name, l.MAC), func() error {
-			if err != nil {
+			return netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: attrs, Mode: netlink.TUNTAP_MODE_TAP, Flags: netlink.TUNTAP_NO_PI | netlink.TUNTAP_VNET_HDR})
+		}}, setMAC(l.Name, l.MAC)}
+	} else {
+		steps = []step{{fmt.Sprintf("ip link add %s address %s type bridge mcast_snooping 0", l.Name, l.MAC), func() (err error) {
+			if attrs.HardwareAddr, err = net.ParseMAC(l.MAC); err != nil {
 				return err
 			}
-			return withLink(l.Name, func(l netlink.Link) error { return netlink.LinkSetHardwareAddr(l, mac) })
+			snooping := false // our own switch is behind it, which floods as Hyper-V's does
+			return netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping})
 		}}}
 	}
 	steps = append(steps, setMTU(l.Name, l.MTU))
@@ -410,6 +408,16 @@ func withLink(name string, f func(netlink.Link) error) error {
 		return err
 	}
 	return f(l)
+}
+
+func setMAC(name, mac string) step {
+	return step{fmt.Sprintf("ip link set %s address %s", name, mac), func() error {
+		a, err := net.ParseMAC(mac)
+		if err != nil {
+			return err
+		}
+		return withLink(name, func(l netlink.Link) error { return netlink.LinkSetHardwareAddr(l, a) })
+	}}
 }
 
 func setMTU(name string, mtu int) step {

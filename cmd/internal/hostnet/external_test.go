@@ -3,10 +3,14 @@ package hostnet
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 )
 
 // furnish gives the host's eth0 some of everything that a take-over moves.
@@ -110,15 +114,33 @@ func takeOverAndBack(t *testing.T, driver Driver) {
 	}
 	h, router := newHost(t)
 	furnish(h, router)
+	nic, err := net.InterfaceByName("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mdns, err := net.ListenMulticastUDP("udp4", nic, &net.UDPAddr{IP: net.IPv4(224, 0, 0, 251), Port: 5353})
+	if err != nil {
+		t.Fatal(err)
+	}
+	filterNaming(t, "eth0")
 	before := h.snapshot()
 	e := External{Switch: "LAN", NIC: "eth0", Driver: driver}
 	p := plan(t, e)
 	t.Logf("plan:\n%s", p)
 	same(t, "a plan", before, h.snapshot())
+	for _, want := range []string{
+		"10 addresses, 12 routes, 3 rules, 4 static neighbours", "192.168.5.7 is leased for another", "programs listen on eth0 to the multicast groups 224.0.0.251:",
+		"a rule of nftables in table ip theirs, chain input, names eth0", "ip route append default via 10.0.0.1 dev vEth-LAN\n",
+	} {
+		if !strings.Contains(p.String(), want) {
+			t.Errorf("the plan does not say %q", want)
+		}
+	}
 
 	dir := t.TempDir()
 	to, stop := takeOver(t, e, dir)
 	commit(t, to)
+	defer mdns.Close()
 	h.reaches("10.0.0.1", "2001:db8::1", "10.0.1.1 10.0.1.2")
 	router.reaches("10.0.0.2", "10.0.0.3", "2001:db8::2")
 	if out := h.run("ip addr show dev eth0; ip route show table all dev eth0; ip -6 route show table all dev eth0; ip neigh show dev eth0 nud permanent"); strings.Contains(out, "inet") || strings.Contains(out, "10.") || strings.Contains(out, "::") {
@@ -129,6 +151,24 @@ func takeOverAndBack(t *testing.T, driver Driver) {
 	same(t, "rollback", before, h.snapshot())
 	if left, _ := os.ReadDir(dir); len(left) > 0 {
 		t.Errorf("the state directory holds %v", left)
+	}
+}
+
+// filterNaming makes a packet filter, of somebody else's, that names the device.
+func filterNaming(t *testing.T, device string) {
+	c, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := c.AddTable(&nftables.Table{Name: "theirs", Family: nftables.TableFamilyIPv4})
+	input := c.AddChain(&nftables.Chain{Table: table, Name: "input", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter})
+	name := make([]byte, 16)
+	copy(name, device)
+	c.AddRule(&nftables.Rule{Table: table, Chain: input, Exprs: []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: name}, &expr.Verdict{Kind: expr.VerdictAccept},
+	}})
+	if err := c.Flush(); err != nil {
+		t.Fatal(err)
 	}
 }
 

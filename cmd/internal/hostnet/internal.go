@@ -44,7 +44,7 @@ func OpenInternal(c Internal, dir string, log *slog.Logger) (*Net, error) {
 	}
 	steps := guestSettings(c.Device)
 	if c.MAC != nil {
-		steps = append(steps, step{fmt.Sprintf("ip link set %s address %v", c.Device, c.MAC), func() error { return netlink.LinkSetHardwareAddr(l, c.MAC) }})
+		steps = append(steps, setMAC(c.Device, c.MAC.String()))
 	}
 	if c.MTU != 0 {
 		steps = append(steps, setMTU(c.Device, c.MTU))

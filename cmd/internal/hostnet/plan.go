@@ -168,22 +168,28 @@ func (p *Plan) String() string {
 
 // inventory counts what moves.
 func (p *Plan) inventory() string {
-	count := func(k kind, noun string) string {
+	var parts []string
+	for _, c := range []struct {
+		k         kind
+		one, many string
+	}{{address, "address", "addresses"}, {route, "route", "routes"}, {rule, "rule", "rules"}, {neighbour, "static neighbour", "static neighbours"}} {
 		n := 0
-		for _, o := range p.before.of(k) {
+		for _, o := range p.before.of(c.k) {
 			if !o.derived() {
 				n++
 			}
 		}
-		if n == 1 {
-			return "1 " + noun
+		switch {
+		case n == 1:
+			parts = append(parts, "1 "+c.one)
+		case n > 1:
+			parts = append(parts, fmt.Sprintf("%d %s", n, c.many))
 		}
-		if k == address {
-			noun += "e"
-		}
-		return fmt.Sprintf("%d %ss", n, noun)
 	}
-	return count(address, "address") + ", " + count(route, "route") + ", " + count(rule, "rule") + ", " + count(neighbour, "static neighbour")
+	if parts == nil {
+		return "no addresses"
+	}
+	return strings.Join(parts, ", ")
 }
 
 // gateways are the next hops that the state's routes name, with their devices.

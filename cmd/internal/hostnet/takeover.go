@@ -256,7 +256,7 @@ func (j *journal) merged(is state) state {
 		m := o.moved(j.Device, nic)
 		if i, ok := at[m.key()]; ok {
 			back.Objects[i] = m // with the lifetime it has now
-		} else {
+		} else if o.Kind != address || !madeByRouter(&o) { // the kernel makes those of the NIC itself
 			back.Objects = append(back.Objects, m)
 		}
 	}

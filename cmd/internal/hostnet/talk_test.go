@@ -265,4 +265,12 @@ func TestRouterAdvertisements(t *testing.T) {
 	}
 	rollback(t, to)
 	same(t, "rollback", before, h.snapshot())
+
+	// Addresses that only the kernel can make again are a reason to refuse.
+	h.run("sysctl -qw net.ipv6.conf.eth0.use_tempaddr=2 net.ipv6.conf.eth0.disable_ipv6=1; sysctl -qw net.ipv6.conf.eth0.disable_ipv6=0")
+	h.waitFor("ip -6 addr show dev eth0 temporary -tentative", "2001:db8:aa:")
+	_, err = planExternal(External{Switch: "LAN", NIC: "eth0", Driver: Bridge}, nowhere(t))
+	if err == nil || !strings.Contains(err.Error(), "is a temporary address, which only the kernel can make: set net.ipv6.conf.eth0.use_tempaddr=0") {
+		t.Errorf("a temporary address: %v", err)
+	}
 }
