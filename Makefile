@@ -11,12 +11,17 @@ E2E = $(sort $(patsubst %/,./%,$(dir $(wildcard testdata/*/*.go))))
 # The compiler whose output is committed: Debian 12's. Another one makes other bytes of the same source.
 ROM_CC = 12.2.0
 
-.PHONY: all build demo test unit race e2e bench lint setup rom rom-check clean
+.PHONY: all build deb demo test unit race e2e bench lint setup rom rom-check clean
 
 all: build
 
+# Without cgo: one file for any Linux, and a daemon that can give up its privileges.
 build:
-	$(GO) build -o bin/polder ./cmd/polder
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/polder ./cmd/polder
+
+# A Debian package with the service: bin/polder_VERSION_ARCH.deb.
+deb: build
+	cmd/polder/service/deb bin
 
 # Network-boot a real guest through the legacy adapter, and show it.
 demo: build

@@ -37,11 +37,12 @@ var graph = map[string]struct {
 	"cmd/internal/api":               {[]string{"cmd/internal/config"}, "plain structs for both ends; a policy has the keys that the file has"},
 	"cmd/internal/config":            {[]string{"vswitch"}, "text to structs; it opens and creates nothing"},
 	"cmd/internal/hostnet":           {nil, "the host's network; it opens no port and knows no switch"},
+	"cmd/internal/privilege":         {nil, "capabilities, whoever drops them"},
 	"cmd/internal/qemu":              {nil, "argument lists"},
 	"cmd/internal/timeline":          {[]string{"cmd/internal/api"}, "events to text"},
 	"cmd/internal/control":           {[]string{"cmd/internal/api", "cmd/internal/config"}, "it speaks for a World it does not know"},
 	"cmd/internal/build":             {[]string{"cmd/internal/api", "cmd/internal/config", "cmd/internal/hostnet", "device", "device/vfiouser", "device/vhostuser", "pxe", "tulip/bootrom", "vswitch", "vswitch/capture"}, "the one place where all parts meet"},
-	"cmd/polder":                     {[]string{"cmd/internal/api", "cmd/internal/build", "cmd/internal/config", "cmd/internal/control", "cmd/internal/hostnet", "cmd/internal/qemu", "cmd/internal/timeline", "tulip/bootrom"}, "commands are thin"},
+	"cmd/polder":                     {[]string{"cmd/internal/api", "cmd/internal/build", "cmd/internal/config", "cmd/internal/control", "cmd/internal/hostnet", "cmd/internal/privilege", "cmd/internal/qemu", "cmd/internal/timeline", "tulip/bootrom"}, "commands are thin"},
 }
 
 // forbidden imports from elsewhere, and those that may nevertheless.
@@ -62,7 +63,7 @@ var forbidden = []struct {
 	}, "nobody but cmd speaks JSON, and vfio-user's handshake is made of it"},
 	{"gvisor.dev/gvisor/pkg/tcpip", func(p string) bool { return p != "pxe/internal/ipstack" }, "netstack's types stay in one package"},
 	{"golang.org/x/sys/unix", func(p string) bool {
-		return !slices.Contains([]string{"device", "device/eventfd", "device/guestmem", "device/internal/unixsock", "device/vfiouser", "device/vfiouser/vfiousertest", "device/vhostuser", "device/vhostuser/vhostusertest", "cmd/internal/hostnet"}, p)
+		return !slices.Contains([]string{"device", "device/eventfd", "device/guestmem", "device/internal/unixsock", "device/vfiouser", "device/vfiouser/vfiousertest", "device/vhostuser", "device/vhostuser/vhostusertest", "cmd/internal/hostnet", "cmd/internal/privilege"}, p)
 	}, "system calls stay at the boundary"},
 }
 

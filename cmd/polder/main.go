@@ -69,6 +69,16 @@ func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e))
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 func run(args []string, stdout, stderr io.Writer) int {
+	if isExtcap(args) {
+		sigs, stop := signals(false)
+		defer stop()
+		err := extcap(args, &environment{ctx: sigs, stdout: stdout, stderr: stderr, dir: runtimeDir()})
+		if err == nil {
+			return 0
+		}
+		fmt.Fprintf(stderr, "polder: %v\n", err)
+		return exitFailure
+	}
 	var c cli
 	exited := -1
 	parser, err := kong.New(&c,

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"os/user"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -19,15 +20,17 @@ import (
 	"polder/cmd/internal/build"
 	"polder/cmd/internal/config"
 	"polder/cmd/internal/control"
+	"polder/cmd/internal/privilege"
 )
 
 // serveCmd is the daemon.
 type serveCmd struct {
-	Config   string `short:"c" help:"Configuration file; read again at SIGHUP. Without one: a private switch named default with a boot service on it." type:"path" placeholder:"FILE"`
-	StateDir string `help:"Directory of what outlives the daemon: MAC addresses of the pool, and the journal of changes to the host's network." default:"${state_dir}" type:"path" placeholder:"DIR"`
-	Group    string `help:"Group whose members may open the control socket, besides its owner." placeholder:"NAME"`
-	Metrics  string `help:"TCP address where Prometheus finds the metrics, which the control socket has in any case." placeholder:"ADDR:PORT"`
-	PollCPUs []int  `name:"poll-cpus" help:"Processors that do nothing but look out for the frames of synthetic adapters, as in 2,3: lowest latency, at full load even when all guests are idle. It goes before the file's poll_cpus." placeholder:"N,..."`
+	Config         string `short:"c" help:"Configuration file; read again at SIGHUP. Without one: a private switch named default with a boot service on it." type:"path" placeholder:"FILE"`
+	StateDir       string `help:"Directory of what outlives the daemon: MAC addresses of the pool, and the journal of changes to the host's network." default:"${state_dir}" type:"path" placeholder:"DIR"`
+	Group          string `help:"Group whose members may open the control socket, besides its owner." placeholder:"NAME"`
+	KeepPrivileges bool   `help:"Keep all of root's privileges. Otherwise those that the configuration does not need are given up once it runs: without an internal or external switch in it, none can be added later."`
+	Metrics        string `help:"TCP address where Prometheus finds the metrics, which the control socket has in any case." placeholder:"ADDR:PORT"`
+	PollCPUs       []int  `name:"poll-cpus" help:"Processors that do nothing but look out for the frames of synthetic adapters, as in 2,3: lowest latency, at full load even when all guests are idle. It goes before the file's poll_cpus." placeholder:"N,..."`
 }
 
 // Run implements the command.
@@ -82,6 +85,9 @@ func (c *serveCmd) Run(env *environment) error {
 	}
 	defer stopMetrics()
 	unlock()
+	if err := c.dropPrivileges(env, cfg); err != nil {
+		return err
+	}
 	for _, sw := range w.Status().Switches {
 		env.log.Info("switch ready", "switch", sw.Name, "type", sw.Type, "ports", len(sw.Ports))
 	}
@@ -101,6 +107,27 @@ func (c *serveCmd) Run(env *environment) error {
 			return nil
 		}
 	}
+}
+
+// dropPrivileges gives up what is not needed from now on. Private switches need nothing; the others need the host's
+// network until they have put it back.
+func (c *serveCmd) dropPrivileges(env *environment, cfg *config.Config) error {
+	if c.KeepPrivileges || os.Geteuid() != 0 {
+		return nil
+	}
+	var keep []int
+	if slices.ContainsFunc(cfg.Switches, func(s config.Switch) bool { return s.Type != config.TypePrivate }) {
+		keep = append(keep, privilege.Network...)
+	}
+	if c.Group != "" { // gets the sockets of adapters to come
+		keep = append(keep, privilege.Chown)
+	}
+	err := privilege.Limit(keep...)
+	if errors.Is(err, privilege.ErrCgo) {
+		env.log.Warn("privileges are kept", "why", err)
+		return nil
+	}
+	return err
 }
 
 // reloads tells whether SIGHUP means to read the file again. Without a file it ends the daemon.

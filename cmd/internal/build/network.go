@@ -19,6 +19,9 @@ type network struct {
 	host   host
 }
 
+// maxMoves is how often an address may change ports in ten seconds: guests migrate more seldom, and a loop moves it with each frame.
+const maxMoves = 64
+
 // AddSwitch implements control.World.
 func (w *World) AddSwitch(c config.Switch, keep time.Duration) error {
 	w.mu.Lock()
@@ -33,7 +36,7 @@ func (w *World) addSwitch(c config.Switch, keep time.Duration) (err error) {
 	}
 	n := &network{config: c}
 	n.sw = vswitch.New(vswitch.Config{
-		Name: c.Name, AgeingTime: c.AgeingTime, MaxMACs: c.MaxMACs,
+		Name: c.Name, AgeingTime: c.AgeingTime, MaxMACs: c.MaxMACs, MaxMoves: maxMoves,
 		Events: func(e vswitch.Event) { w.events.publish(switchEvent(c.Name, e)) },
 	})
 	defer func() {

@@ -27,7 +27,7 @@ func portOptions(p *config.Policy, mac vswitch.MAC) vswitch.PortOptions {
 		o.BPDU = vswitch.BPDUAllow
 	case config.BPDUShutdown:
 		o.BPDU = vswitch.BPDUShutdown
-	default:
+	case config.BPDUDrop:
 		o.BPDU = vswitch.BPDUDrop
 	}
 	switch p.Mirror {

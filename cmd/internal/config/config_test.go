@@ -148,7 +148,7 @@ func TestRate(t *testing.T) {
 			t.Errorf("%q: got %d", text, got)
 		}
 	}
-	for r, want := range map[Rate]string{0: "0", 64000: "64K", 100e6: "100M", 2500e6: "2500M", 1001: "1001", 1e15: "1000T"} {
+	for r, want := range map[Rate]string{0: "0", 64000: "64K", 100e6: "100M", 2500e6: "2500M", 1001: "1001", 1e12: "1T"} {
 		if r.String() != want {
 			t.Errorf("%d: got %v, want %s", uint64(r), r, want)
 		}

@@ -21,7 +21,7 @@ type Policy struct {
 	MACSpoofing *bool     `yaml:"mac_spoofing,omitempty" json:"mac_spoofing,omitempty"` // nil: yes. false: the adapter's own address is the only one, and never learned elsewhere
 	DHCPGuard   *bool     `yaml:"dhcp_guard,omitempty" json:"dhcp_guard,omitempty"`     // nil: no. true: the guest cannot be a DHCP server
 	RouterGuard *bool     `yaml:"router_guard,omitempty" json:"router_guard,omitempty"` // nil: no. true: the guest cannot be an IPv6 router
-	BPDU        string    `yaml:"bpdu,omitempty" json:"bpdu,omitempty"`                 // BPDUDrop, BPDUShutdown or BPDUAllow; "": drop
+	BPDU        string    `yaml:"bpdu,omitempty" json:"bpdu,omitempty"`                 // BPDUDrop, BPDUShutdown or BPDUAllow; "": those to reserved addresses are dropped, as any bridge does
 	StormLimit  *int      `yaml:"storm_limit,omitempty" json:"storm_limit,omitempty"`   // broadcast, multicast and unknown frames a second; nil or 0: no limit
 	Bandwidth   *Rate     `yaml:"bandwidth,omitempty" json:"bandwidth,omitempty"`       // of what the guest sends; nil or 0: no limit
 	ACL         []ACLRule `yaml:"acl,omitempty" json:"acl,omitempty"`                   // the first that matches decides; what none matches is allowed
@@ -54,7 +54,7 @@ const (
 type VLAN struct {
 	Access      int    `yaml:"access,omitempty" json:"access,omitempty"`           // the adapter's one VLAN; its frames carry no tag
 	Trunk       *VLANs `yaml:"trunk,omitempty" json:"trunk,omitempty"`             // VLANs whose tagged frames pass
-	Native      int    `yaml:"native,omitempty" json:"native,omitempty"`           // of a trunk: the VLAN of frames without a tag; 0: none
+	Native      int    `yaml:"native,omitempty" json:"native,omitempty"`           // of a trunk: the VLAN of frames without a tag; 0: that of adapters without VLAN
 	Primary     int    `yaml:"primary,omitempty" json:"primary,omitempty"`         // of a private VLAN
 	Isolated    int    `yaml:"isolated,omitempty" json:"isolated,omitempty"`       // secondary: reaches promiscuous adapters only
 	Community   int    `yaml:"community,omitempty" json:"community,omitempty"`     // secondary: reaches its community and promiscuous adapters
@@ -122,7 +122,7 @@ func ParseRate(text string) (Rate, error) {
 		}
 	}
 	n, err := strconv.ParseFloat(digits, 64)
-	if err != nil || !(n >= 0) || n*unit > 1e15 {
+	if err != nil || !(n >= 0) || n*unit > 1e12 {
 		return 0, fmt.Errorf("no number of bits a second: write it like 100M or 2.5G")
 	}
 	return Rate(math.Round(n * unit)), nil
