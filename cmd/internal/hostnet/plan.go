@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"hash/fnv"
 	"net/netip"
+	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -82,7 +84,7 @@ func planExternal(e External, h host) (*Plan, error) {
 		p.devices = append(p.devices, p.Device)
 	}
 	var err error
-	if p.before, err = read(p.devices...); err != nil {
+	if p.before, err = readSettled(p.devices...); err != nil {
 		return nil, err
 	}
 	if err := h.check(p); err != nil {
@@ -92,6 +94,19 @@ func planExternal(e External, h host) (*Plan, error) {
 	p.MTU = nic.MTU
 	p.after = p.target()
 	return p, nil
+}
+
+// readSettled waits, for some seconds, until the kernel has checked all addresses for another owner: a link has just come
+// up when the machine starts.
+func readSettled(devices ...string) (s state, err error) {
+	for end := time.Now().Add(patience); ; time.Sleep(patience / 60) {
+		s, err = read(devices...)
+		if err != nil || time.Now().After(end) || !slices.ContainsFunc(s.Objects, func(o object) bool {
+			return o.Kind == address && o.family() == unix.AF_INET6 && o.flags()&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED) == unix.IFA_F_TENTATIVE
+		}) {
+			return s, err
+		}
+	}
 }
 
 // planJoin plans to use a bridge that is there: there is nothing to take over.
