@@ -128,3 +128,49 @@ if ip link show ovs-lab 2>/dev/null; then exit 1; fi
 echo done
 `)
 }
+
+// A host whose network adapter an external switch has taken is reached as before, beside what is on the switch; it stays
+// on the network when the daemon is killed, if a bridge of the kernel carries the frames, and comes back with the daemon if not;
+// and when the daemon ends everything is as it was.
+func TestExternalHost(t *testing.T) {
+	for _, driver := range []string{"bridge", "packet"} {
+		t.Run(driver, func(t *testing.T) {
+			scenario(t, `
+switches:
+  - name: lab
+    type: external
+    uplink: {nic: u0, driver: `+driver+`}
+    pxe: {address: 10.21.140.1/24, root: root}
+`, `
+ip address add 10.21.140.2/24 dev u0
+ip route add default via 10.21.140.99
+there ip address add 10.21.140.99/24 dev u0
+state() { ip -o link show u0; ip -o -4 address; ip -4 route show table all; ip rule; }
+state >before
+reached() { there busybox ping -c 1 -W 1 10.21.140.2; }
+soon reached
+serve
+[ "$(ip -o -4 address show dev vEth-lab | grep -c 10.21.140.2/24)" = 1 ]
+[ -z "$(ip -o -4 address show dev u0)" ]
+fetch
+reached
+kill -9 $daemon
+wait $daemon || :
+case `+driver+` in
+bridge) reached ;;
+packet) if reached; then echo "reached without a switch"; exit 1; fi ;;
+esac
+serve
+fetch
+reached
+kill $daemon
+wait $daemon
+state >after
+diff before after
+soon reached
+[ -z "$(ls state/hostnet)" ]
+echo done
+`)
+		})
+	}
+}
