@@ -342,17 +342,18 @@ func (r *rxRing) scatter(f *vswitch.Frame, size int) bool {
 // nobody's.
 func (r *rxRing) finish() {
 	var nobody [vswitch.HeaderLen]byte
-	for i := range r.reserved {
-		r.write(r.buffers[i], &vswitch.Frame{Head: nobody[:]})
+	reserved, filling := r.reserved, r.filling
+	r.reserved, r.filling = 0, nil // first, for the ring's own memory may have gone as well
+	clear(r.picked)                // they are only lent
+	r.picked = r.picked[:0]
+	for _, b := range r.buffers[:reserved] {
+		r.write(b, &vswitch.Frame{Head: nobody[:]})
 	}
-	if r.filling != nil { // the header is complete
-		s := scatter{rest: r.filling}
+	if filling != nil { // the header is complete
+		s := scatter{rest: filling}
 		s.skip(r.headerLen)
 		s.write(nobody[:])
 	}
-	r.reserved, r.filling = 0, nil
-	clear(r.picked) // they are only lent
-	r.picked = r.picked[:0]
 	r.publish()
 }
 
