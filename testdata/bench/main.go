@@ -11,6 +11,10 @@
 //
 //	bench [-rounds N] [NAME...|all]
 //
+// idle-16 has no peer. It prints the share of a processor that Polder takes while 16 guests are attached and do nothing:
+//
+//	idle idle-16 VALUE% rounds=N
+//
 // Peers on a TAP device need root for a private network namespace; no traffic leaves it. The comparisons whose names
 // begin with vhost need root to put their processes before all others, and reserve 2 GiB of huge pages while they
 // run: their peers want them.
@@ -52,7 +56,7 @@ type benchmark interface {
 }
 
 var benchmarks = slices.Concat(all(bootComparisons), all(romComparisons), all(wireComparisons), all(tcpComparisons),
-	all(vhostComparisons), all(umlComparisons), all(tcgComparisons))
+	all(vhostComparisons), all(umlComparisons), all(tcgComparisons), all(idleMeasurements))
 
 func all[B benchmark](of []B) (list []benchmark) {
 	for _, b := range of {
