@@ -82,8 +82,7 @@ func TestTestpmd(t *testing.T) {
 	before := d.resources(t)
 	for _, properties := range []string{"in_order=1", "in_order=0,mrg_rxbuf=0", "packed_vq=1"} {
 		t.Run(properties, func(t *testing.T) {
-			args := []string{"--lcores", "(0,1)@(0-1)", "--no-pci", "--no-telemetry"}
-			args = append(args, vgen.Memory(false)...)
+			args := append(vgen.Memory(false), "--no-pci", "--no-telemetry")
 			for i, vm := range []string{"a", "b"} {
 				args = append(args, "--vdev", vgen.VirtioUser(i, d.Socket(vm), properties))
 			}
