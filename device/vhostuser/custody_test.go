@@ -142,6 +142,28 @@ func TestFrontEndsWaitForEachOther(t *testing.T) {
 	}
 }
 
+// A front end that waits for another does not hold up the end of the server.
+func TestCloseWhileAFrontEndWaits(t *testing.T) {
+	dev := newFake()
+	path := socketPath(t)
+	s, _ := listen(t, path, dev)
+	s.SetGrace(time.Hour)
+	done := run(t, s)
+	m := memory(t, 0, 1<<20)
+	for range 2 {
+		c, v := dial(t, path), vring(t, m, 0, 8)
+		if err := errors.Join(c.Connect(0), c.SetFeatures(vt.FeatureVersion1), c.SetMemTable(m), c.Set(vt.SetVringNum, ring(0, 8)),
+			c.Set(vt.SetVringAddr, v.Addr(0, 0)), c.Request(vt.SetVringKick, 0, vt.Payload(uint64(0)), v.KickFD)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(10 * time.Millisecond) // not needed for the outcome
+	s.Close()
+	if err := <-done; err != nil {
+		t.Errorf("Serve = %v", err)
+	}
+}
+
 // A device that does not take the front end that is left ends its connection.
 func TestDeviceRefusesTheNext(t *testing.T) {
 	dev := newFake()
