@@ -2,6 +2,7 @@ package device
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
@@ -9,7 +10,6 @@ import (
 	"sync/atomic"
 
 	"polder/device/guestmem"
-	"polder/device/vfiouser"
 	"polder/device/vhostuser"
 	"polder/device/virtq"
 	"polder/vswitch"
@@ -35,11 +35,8 @@ type VirtioNetConfig struct {
 	// MTU is that of the network, in bytes, for the hypervisor to tell the guest; 0: the guest's MTU is its own affair.
 	MTU int
 
-	// Pollers look after the transmit rings. If nil, each ring has a worker of its own, which sleeps when there is
-	// nothing to do.
-	Pollers  *Pollers
-	Spinners *vfiouser.Spinners // how many of those workers may look out for frames before they sleep; nil: none
-	Log      *slog.Logger
+	Workers *Workers // look after the transmit rings; shared by the process's adapters, and closed after them
+	Log     *slog.Logger
 }
 
 // VirtioNet is a synthetic adapter: a virtio network device whose rings a hypervisor hands over by
@@ -78,7 +75,6 @@ type VirtioNetStats struct {
 var (
 	_ vswitch.OffloadPort = (*VirtioNet)(nil)
 	_ vhostuser.Backend   = (*VirtioNet)(nil)
-	_ Queue               = (*txRing)(nil)
 )
 
 // NewVirtioNet returns an adapter with nothing attached. It is to be connected to a switch (Connect)
@@ -92,6 +88,9 @@ func NewVirtioNet(c VirtioNetConfig) (*VirtioNet, error) {
 	}
 	if c.MTU != 0 && (c.MTU < minMTU || c.MTU > maxMTU) {
 		return nil, fmt.Errorf("MTU %d: from %d to %d", c.MTU, minMTU, maxMTU)
+	}
+	if c.Workers == nil {
+		return nil, errors.New("an adapter needs workers")
 	}
 	v := &VirtioNet{log: c.Log.With("port", c.Name), config: c}
 	v.active.Store(new([]*rxRing))

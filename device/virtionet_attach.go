@@ -199,7 +199,9 @@ func (v *VirtioNet) StartVring(c vhostuser.VringConfig) error {
 	}
 	t := v.tx[c.Index/2]
 	t.kick = kick
-	t.begin()
+	if err := v.config.Workers.add(t); err != nil {
+		return fmt.Errorf("ring %d: %w", c.Index, err)
+	}
 	return nil
 }
 

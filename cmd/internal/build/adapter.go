@@ -51,7 +51,7 @@ type server interface {
 }
 
 // newCard makes the card that r asks for, for a network with an MTU.
-func newCard(r api.AdapterRequest, mtu int, spinners *vfiouser.Spinners, pollers *device.Pollers, log *slog.Logger) (card, error) {
+func newCard(r api.AdapterRequest, mtu int, spinners *vfiouser.Spinners, workers *device.Workers, log *slog.Logger) (card, error) {
 	switch r.Kind {
 	case "", config.KindLegacy:
 		if r.Client {
@@ -72,7 +72,7 @@ func newCard(r api.AdapterRequest, mtu int, spinners *vfiouser.Spinners, pollers
 		return &legacy{Tulip: t, spinners: spinners}, err
 	case config.KindSynthetic:
 		v, err := device.NewVirtioNet(device.VirtioNetConfig{
-			Name: r.Name, Pairs: r.Queues, NoPacked: r.NoPacked, NoOffload: r.NoOffload, MTU: mtu, Pollers: pollers, Spinners: spinners, Log: log,
+			Name: r.Name, Pairs: r.Queues, NoPacked: r.NoPacked, NoOffload: r.NoOffload, MTU: mtu, Workers: workers, Log: log,
 		})
 		return synthetic{v, r.Client}, err
 	}
@@ -149,9 +149,9 @@ func (s synthetic) status() (bool, map[string]uint64) {
 }
 
 // start makes the adapter's parts in the order in which frames need them.
-func (a *adapter) start(sw *vswitch.Switch, r api.AdapterRequest, spinners *vfiouser.Spinners, pollers *device.Pollers, log *slog.Logger) (err error) {
+func (a *adapter) start(sw *vswitch.Switch, r api.AdapterRequest, spinners *vfiouser.Spinners, workers *device.Workers, log *slog.Logger) (err error) {
 	r.MAC = a.MAC
-	c, err := newCard(r, a.MTU, spinners, pollers, log)
+	c, err := newCard(r, a.MTU, spinners, workers, log)
 	if err != nil {
 		return err
 	}

@@ -37,7 +37,7 @@ type World struct {
 	adapters map[string]*adapter
 
 	spinners *vfiouser.Spinners // of all adapters' connections
-	pollers  *device.Pollers    // of all synthetic adapters; nil: not in poll mode
+	workers  *device.Workers    // of all synthetic adapters
 }
 
 // network is a switch and what serves it.
@@ -73,9 +73,11 @@ func New(c *config.Config, dir, version string, log *slog.Logger) (_ *World, err
 		}
 	}()
 	if len(c.PollCPUs) > 0 {
-		if w.pollers, err = device.NewPollers(c.PollCPUs); err != nil {
+		if w.workers, err = device.NewPollers(c.PollCPUs); err != nil {
 			return nil, fmt.Errorf("poll mode: %w", err)
 		}
+	} else if w.workers, err = device.NewWorkers(processors()-1, w.spinners); err != nil {
+		return nil, fmt.Errorf("workers: %w", err)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("directory of sockets: %w", err)
@@ -251,7 +253,7 @@ func (w *World) AddAdapter(r api.AdapterRequest) (_ api.Adapter, err error) {
 	a := &adapter{Adapter: api.Adapter{
 		Name: r.Name, Switch: r.Switch, Kind: cmp.Or(r.Kind, config.KindLegacy), MAC: mac.String(), MTU: n.config.MTU, Socket: cmp.Or(r.Socket, SocketPath(w.dir, r.Name)),
 	}}
-	if err := a.start(n.sw, r, w.spinners, w.pollers, w.log); err != nil {
+	if err := a.start(n.sw, r, w.spinners, w.workers, w.log); err != nil {
 		return none, fmt.Errorf("adapter %q: %w", r.Name, err)
 	}
 	w.adapters[r.Name] = a
@@ -314,8 +316,8 @@ func (w *World) Close() {
 		n.sw.Close()
 	}
 	clear(w.switches)
-	if w.pollers != nil {
-		w.pollers.Close()
+	if w.workers != nil {
+		w.workers.Close()
 	}
 	w.events.close()
 }
