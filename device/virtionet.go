@@ -25,8 +25,7 @@ type VirtioNetConfig struct {
 	Name  string // of the port, for the log
 	Pairs int    // of a receive and a transmit queue, 1 to MaxPairs; 0 stands for 1
 
-	// NoPacked offers split rings only. User Mode Linux starts a packed ring with a wrap counter that
-	// does not fit it.
+	// NoPacked offers split rings only, to drivers whose packed ones cannot be trusted.
 	NoPacked bool
 
 	// NoOffload offers no partial checksums and no segmentation, in neither direction.

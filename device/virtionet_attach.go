@@ -165,7 +165,7 @@ func (v *VirtioNet) StartVring(c vhostuser.VringConfig) error {
 	fault := guestmem.Guard(func() {
 		q, err = virtq.New(&v.mem, virtq.Config{
 			Num: c.Num, Desc: c.Desc, Driver: c.Avail, Device: c.Used, Base: c.Base,
-			Packed: has(featurePacked), EventIdx: has(featureEventIdx), InOrder: has(featureInOrder), Indirect: has(featureIndirect),
+			Sends: c.Index%2 == 1, Packed: has(featurePacked), EventIdx: has(featureEventIdx), InOrder: has(featureInOrder), Indirect: has(featureIndirect),
 		})
 		if err == nil {
 			if v.dirty.bits != nil {

@@ -216,7 +216,11 @@ func (q *Queue) walkPackedTable(c *Chain, addr uint64, size uint32) error {
 	}
 	for i := range len(table) / 16 {
 		a, rest := loadDesc(table, i)
-		if err := q.add(c, a, uint32(rest), uint16(rest>>48)); err != nil {
+		flags := uint16(rest >> 48)
+		if q.cfg.Sends {
+			flags = 0
+		}
+		if err := q.add(c, a, uint32(rest), flags); err != nil {
 			return err
 		}
 	}
