@@ -28,7 +28,8 @@ func umlPolder(command string) side {
 }
 
 // Features that Open vSwitch offers to User Mode Linux in vain (virtio 1.3, 5.1.3 and 6): it takes the control queue
-// for a ring of the back end's, and it starts packed rings wrongly.
+// for a ring of the back end's, and it tells of a wrap counter of 0
+// in new packed rings, where it is 1.
 const (
 	controlQueue = 1<<17 | 1<<18 | 1<<20 | 1<<21 | 1<<22 | 1<<23 // VIRTIO_NET_F_CTRL_VQ and what needs it
 	ringPacked   = 1 << 34
