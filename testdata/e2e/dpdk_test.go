@@ -39,6 +39,12 @@ func TestDPDK(t *testing.T) {
 				})
 			}
 		}
+		t.Run(ring+", frames in several pieces", func(t *testing.T) {
+			verify(t, d, ring, vgen.Config{Scatter: true})
+		})
+		t.Run(ring+", without merging, frames in several pieces", func(t *testing.T) {
+			verify(t, d, ring+",in_order=0,mrg_rxbuf=0", vgen.Config{Scatter: true})
+		})
 		t.Run(ring+", frames into several buffers", func(t *testing.T) {
 			verify(t, d, ring, vgen.Config{Room: 300})
 		})
@@ -46,9 +52,6 @@ func TestDPDK(t *testing.T) {
 			verify(t, d, ring, vgen.Config{MACs: 1000})
 		})
 	}
-	t.Run("frames in several pieces", func(t *testing.T) {
-		verify(t, d, "packed_vq=0", vgen.Config{Scatter: true})
-	})
 	d.noMore(t, before)
 }
 
