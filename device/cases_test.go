@@ -476,7 +476,7 @@ func TestCase21MemoryThatGoesAway(t *testing.T) {
 			for range 6 {
 				a.x.send(tt.Frame(tt.Broadcast, macX, 1514))
 			}
-		}, "ring 0"},
+		}, "ring "}, // likewise: ring 1 lies behind those buffers
 	}
 	for _, test := range all {
 		for _, o := range layouts {

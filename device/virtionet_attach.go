@@ -208,7 +208,7 @@ func (v *VirtioNet) StartVring(c vhostuser.VringConfig) error {
 // doorbells takes two files over, either of which may be nil.
 func doorbells(kickFile, callFile *os.File) (kick *eventfd.FD, c call, err error) {
 	if kickFile != nil {
-		if kick, err = eventfd.FromFile(kickFile); err != nil {
+		if kick, err = eventfd.SignalOnly(kickFile); err != nil {
 			if callFile != nil {
 				callFile.Close()
 			}
