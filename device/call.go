@@ -32,7 +32,7 @@ func newCall(f *os.File) (c call, err error) {
 	if info.Mode()&os.ModeSocket != 0 {
 		return call{conn: f, fd: int(f.Fd())}, nil
 	}
-	c.event, err = eventfd.FromFile(f)
+	c.event, err = eventfd.SignalOnly(f)
 	return c, err
 }
 

@@ -33,9 +33,9 @@
 // # The synthetic adapter
 //
 // A VirtioNet has no registers, which the hypervisor keeps: it has rings (package virtq), which an attachment
-// by vhost-user (package vhostuser) hands over and takes back one by one. A transmit ring
-// has a worker from its start to its stop. The rest is the same: an adapter outlives its attachments, a worker
-// pulls and forwards, Deliver copies into the guest's memory.
+// by vhost-user (package vhostuser) hands over and takes back one by one. From its start to its stop, a transmit ring is looked
+// after by one of the process's Workers, which sleep when there is nothing to do or, in poll mode, never. The rest is the same: an
+// adapter outlives its attachments, a worker pulls and forwards, Deliver copies into the guest's memory.
 //
 // # Locks
 //

@@ -10,7 +10,7 @@ import (
 
 // A synthetic adapter moves between switches while its guest sends: its frames go where it is, and
 // nowhere when it is nowhere.
-func TestVirtioNetMoves(t *testing.T) {
+func TestVirtioNetBetweenSwitches(t *testing.T) {
 	v := newVirtioNet(t, device.VirtioNetConfig{})
 	first, second := newSwitch(t), newSwitch(t)
 	join := func(sw *vswitch.Switch) *vswitch.Member {

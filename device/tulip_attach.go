@@ -139,7 +139,7 @@ func (t *Tulip) SetIRQs(s vfiouser.IRQSet) error {
 func (t *Tulip) listen(s vfiouser.IRQSet) error {
 	switch {
 	case len(s.Files) > 0:
-		fd, err := eventfd.FromFile(s.Files[0])
+		fd, err := eventfd.SignalOnly(s.Files[0])
 		if err != nil {
 			return fmt.Errorf("SET_IRQS: INTx: %w", err)
 		}

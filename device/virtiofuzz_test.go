@@ -43,19 +43,22 @@ func (w *wholeness) Deliver(frames []*vswitch.Frame) int {
 // target is an adapter under fuzz, with others on its switch, one of which is full.
 type target struct {
 	*device.VirtioNet
-	others wholeness
-	done   chan error
-	client *vt.Client
+	workers *device.Workers
+	others  wholeness
+	done    chan error
+	client  *vt.Client
 }
 
 func newTarget(t *testing.T, pairs int) *target {
 	sw := vswitch.New(vswitch.Config{MaxMACs: 16})
-	v, err := device.NewVirtioNet(device.VirtioNetConfig{Name: "guest", Pairs: pairs, Log: discard})
+	workers, err := device.NewWorkers(1, nil)
+	check(t, err)
+	v, err := device.NewVirtioNet(device.VirtioNetConfig{Name: "guest", Pairs: pairs, Workers: workers, Log: discard})
 	check(t, err)
 	m, err := sw.Join("guest", v, vswitch.PortOptions{})
 	check(t, err)
 	v.Connect(m)
-	g := &target{VirtioNet: v, others: wholeness{t: t}, done: make(chan error, 1)}
+	g := &target{VirtioNet: v, workers: workers, others: wholeness{t: t}, done: make(chan error, 1)}
 	_, err = sw.Join("others", &g.others, vswitch.PortOptions{})
 	check(t, err)
 	_, err = sw.Join("full", porttest.NewRecorder(2), vswitch.PortOptions{})
@@ -88,6 +91,7 @@ func (g *target) end(t *testing.T) {
 	}
 	g.toGuest() // which meets nobody
 	check(t, g.Close())
+	check(t, g.workers.Close())
 }
 
 // passables are what a front end passes where an eventfd or memory belongs.

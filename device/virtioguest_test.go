@@ -36,6 +36,9 @@ const (
 func newVirtioNet(tb testing.TB, c device.VirtioNetConfig) *device.VirtioNet {
 	tb.Helper()
 	c.Name, c.Log = "guest", discard
+	if c.Workers == nil {
+		c.Workers = adaptive(tb)
+	}
 	v, err := device.NewVirtioNet(c)
 	check(tb, err)
 	tb.Cleanup(func() { check(tb, v.Close()) })

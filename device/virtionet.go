@@ -2,6 +2,7 @@ package device
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
@@ -9,7 +10,6 @@ import (
 	"sync/atomic"
 
 	"polder/device/guestmem"
-	"polder/device/vfiouser"
 	"polder/device/vhostuser"
 	"polder/device/virtq"
 	"polder/vswitch"
@@ -25,8 +25,7 @@ type VirtioNetConfig struct {
 	Name  string // of the port, for the log
 	Pairs int    // of a receive and a transmit queue, 1 to MaxPairs; 0 stands for 1
 
-	// NoPacked offers split rings only. User Mode Linux starts a packed ring with a wrap counter that
-	// does not fit it.
+	// NoPacked offers split rings only, to drivers whose packed ones cannot be trusted.
 	NoPacked bool
 
 	// NoOffload offers no partial checksums and no segmentation, in neither direction.
@@ -35,11 +34,8 @@ type VirtioNetConfig struct {
 	// MTU is that of the network, in bytes, for the hypervisor to tell the guest; 0: the guest's MTU is its own affair.
 	MTU int
 
-	// Pollers look after the transmit rings. If nil, each ring has a worker of its own, which sleeps when there is
-	// nothing to do.
-	Pollers  *Pollers
-	Spinners *vfiouser.Spinners // how many of those workers may look out for frames before they sleep; nil: none
-	Log      *slog.Logger
+	Workers *Workers // look after the transmit rings; shared by the process's adapters, and closed after them
+	Log     *slog.Logger
 }
 
 // VirtioNet is a synthetic adapter: a virtio network device whose rings a hypervisor hands over by
@@ -80,7 +76,6 @@ type VirtioNetStats struct {
 var (
 	_ vswitch.OffloadPort = (*VirtioNet)(nil)
 	_ vhostuser.Backend   = (*VirtioNet)(nil)
-	_ Queue               = (*txRing)(nil)
 )
 
 // NewVirtioNet returns an adapter with nothing attached. It is on no switch until Connect puts it
@@ -94,6 +89,9 @@ func NewVirtioNet(c VirtioNetConfig) (*VirtioNet, error) {
 	}
 	if c.MTU != 0 && (c.MTU < minMTU || c.MTU > maxMTU) {
 		return nil, fmt.Errorf("MTU %d: from %d to %d", c.MTU, minMTU, maxMTU)
+	}
+	if c.Workers == nil {
+		return nil, errors.New("an adapter needs workers")
 	}
 	v := &VirtioNet{log: c.Log.With("port", c.Name), config: c}
 	v.active.Store(new([]*rxRing))
@@ -250,8 +248,13 @@ func (r *rxRing) deliver(frames []*vswitch.Frame, share, shares uint32) (n int) 
 		}
 		for at := 0; at < len(batch); {
 			r.reserved = r.q.FillEach(r.sizes[at:len(batch)], r.buffers[:])
-			for i, b := range r.buffers[:r.reserved] {
-				r.write(b, batch[at+i])
+			for i := 0; i < r.reserved; i++ {
+				if r.headerLen == maxHeader {
+					i += writeSmall(r.buffers[i:r.reserved], batch[at+i:])
+				}
+				if i < r.reserved {
+					r.write(r.buffers[i], batch[at+i])
+				}
 			}
 			at, n, r.reserved = at+r.reserved, n+r.reserved, 0
 			if at == len(batch) {
@@ -271,14 +274,7 @@ func (r *rxRing) deliver(frames []*vswitch.Frame, share, shares uint32) (n int) 
 // write copies a frame and its header to one buffer.
 func (r *rxRing) write(b []byte, f *vswitch.Frame) {
 	if r.headerLen == maxHeader && !f.Offload.NeedsChecksum {
-		// Nearly every frame. A buffer that was used before has the same header in it as a rule. Then it is not written, and
-		// its cache line stays with the processor that read it last. Otherwise it is from registers:
-		// taken from memory, into which its fields were written one by one, it would have to wait until all
-		// stores before those are done.
-		if binary.LittleEndian.Uint64(b) != 0 || binary.LittleEndian.Uint32(b[8:]) != 1<<16 {
-			binary.LittleEndian.PutUint64(b, 0)
-			binary.LittleEndian.PutUint32(b[8:], 1<<16)
-		}
+		putPlainHeader(b)
 	} else {
 		header := makeHeader(&f.Offload, 1)
 		copy(b, header[:r.headerLen])
@@ -287,6 +283,48 @@ func (r *rxRing) write(b []byte, f *vswitch.Frame) {
 	b = b[copy(b, f.Head):]
 	for _, p := range f.Body {
 		b = b[copy(b, p):]
+	}
+}
+
+// writeSmall is write for frames that lie in their Head and have all their checksums, to buffers each as long as its frame with
+// a header of maxHeader. It ends at the first frame that is none of these, and returns how many there were.
+//
+// It calls nothing, so that the loop has hardly a store but those to the buffers. They wait, in order and 64 of them on this
+// generation of processors, for lines that another processor has: with what calls put on the stack between them,
+// a line took 70 ns that now takes 30.
+func writeSmall(buffers [][]byte, frames []*vswitch.Frame) int {
+	for i, b := range buffers {
+		f := frames[i]
+		head := f.Head
+		if len(f.Body) != 0 || f.Offload.NeedsChecksum || len(b) != maxHeader+len(head) {
+			return i
+		}
+		putPlainHeader(b)
+		b = b[maxHeader:]
+		for len(head) >= 16 && len(b) >= 16 {
+			*(*[16]byte)(b) = *(*[16]byte)(head)
+			head, b = head[16:], b[16:]
+		}
+		if len(head) >= 8 && len(b) >= 8 {
+			*(*[8]byte)(b) = *(*[8]byte)(head)
+			head, b = head[8:], b[8:]
+		}
+		for j := 0; j < len(head) && j < len(b); j++ {
+			b[j] = head[j]
+		}
+	}
+	return len(buffers)
+}
+
+// putPlainHeader writes the header of a frame that is complete and in one buffer, as nearly all are, to b. A buffer that was used before
+// has this header already as a rule. Then it is only read: its cache line stays with both processors. And it is
+// written from registers: taken from memory, into which its fields were written one by one, it would have to wait
+// until all stores before those are done.
+func putPlainHeader(b []byte) {
+	const buffers = 1 << 16
+	if binary.LittleEndian.Uint64(b) != 0 || binary.LittleEndian.Uint32(b[8:]) != buffers {
+		binary.LittleEndian.PutUint64(b, 0)
+		binary.LittleEndian.PutUint32(b[8:], buffers)
 	}
 }
 
@@ -316,17 +354,18 @@ func (r *rxRing) scatter(f *vswitch.Frame, size int) bool {
 // nobody's.
 func (r *rxRing) finish() {
 	var nobody [vswitch.HeaderLen]byte
-	for i := range r.reserved {
-		r.write(r.buffers[i], &vswitch.Frame{Head: nobody[:]})
+	reserved, filling := r.reserved, r.filling
+	r.reserved, r.filling = 0, nil // first, for the ring's own memory may have gone as well
+	clear(r.picked)                // they are only lent
+	r.picked = r.picked[:0]
+	for _, b := range r.buffers[:reserved] {
+		r.write(b, &vswitch.Frame{Head: nobody[:]})
 	}
-	if r.filling != nil { // the header is complete
-		s := scatter{rest: r.filling}
+	if filling != nil { // the header is complete
+		s := scatter{rest: filling}
 		s.skip(r.headerLen)
 		s.write(nobody[:])
 	}
-	r.reserved, r.filling = 0, nil
-	clear(r.picked) // they are only lent
-	r.picked = r.picked[:0]
 	r.publish()
 }
 

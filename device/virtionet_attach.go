@@ -162,7 +162,7 @@ func (v *VirtioNet) StartVring(c vhostuser.VringConfig) error {
 	fault := guestmem.Guard(func() {
 		q, err = virtq.New(&v.mem, virtq.Config{
 			Num: c.Num, Desc: c.Desc, Driver: c.Avail, Device: c.Used, Base: c.Base,
-			Packed: has(featurePacked), EventIdx: has(featureEventIdx), InOrder: has(featureInOrder), Indirect: has(featureIndirect),
+			Sends: c.Index%2 == 1, Packed: has(featurePacked), EventIdx: has(featureEventIdx), InOrder: has(featureInOrder), Indirect: has(featureIndirect),
 		})
 		if err == nil {
 			if v.dirty.bits != nil {
@@ -196,14 +196,16 @@ func (v *VirtioNet) StartVring(c vhostuser.VringConfig) error {
 	}
 	t := v.tx[c.Index/2]
 	t.kick = kick
-	t.begin()
+	if err := v.config.Workers.add(t); err != nil {
+		return fmt.Errorf("ring %d: %w", c.Index, err)
+	}
 	return nil
 }
 
 // doorbells takes two files over, either of which may be nil.
 func doorbells(kickFile, callFile *os.File) (kick *eventfd.FD, c call, err error) {
 	if kickFile != nil {
-		if kick, err = eventfd.FromFile(kickFile); err != nil {
+		if kick, err = eventfd.SignalOnly(kickFile); err != nil {
 			if callFile != nil {
 				callFile.Close()
 			}

@@ -1,11 +1,8 @@
 package device
 
 import (
-	"context"
 	"encoding/binary"
-	"fmt"
 	"runtime/debug"
-	"time"
 
 	"polder/device/eventfd"
 	"polder/device/virtq"
@@ -15,15 +12,14 @@ import (
 // txBudget bounds the frames of one Pull of a transmit ring.
 const txBudget = 64
 
-// txRing is a transmit ring from the guest's point of view, and a source of frames for its worker. mu
+// txRing is a transmit ring from the guest's point of view. A worker looks after it from its start to its stop. mu
 // is held during a whole Pull: the memory that is lent to receivers stays while the ring runs.
 type txRing struct {
 	ring
 	in *vswitch.Ingress // guarded by mu; nil: the adapter is on no switch
 
 	kick  *eventfd.FD // nil: the driver does not kick
-	stop  func()      // ends what begin began
-	count [8]byte     // read from kick
+	watch watch       // its worker's
 
 	chains [txBudget]virtq.Chain
 	frames [txBudget]vswitch.Frame
@@ -31,7 +27,8 @@ type txRing struct {
 	bodies [txBudget][][]byte
 }
 
-// Pull implements Queue.
+// Pull takes up to budget frames, forwards them and gives their buffers back. It returns how many there were; 0 means that
+// there is nothing to send.
 func (t *txRing) Pull(budget int) (n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -145,7 +142,7 @@ func (t *txRing) offload(h *[maxHeader]byte) vswitch.Offload {
 // is not to be believed.
 const refused vswitch.GSOKind = 0xff
 
-// Arm implements Queue.
+// Arm asks the driver to kick for the next frame, and reports whether one has arrived already.
 func (t *txRing) Arm() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -166,62 +163,15 @@ func (t *txRing) disarm() {
 	}
 }
 
-// unkicked is how often a ring whose driver does not kick is looked at.
-const unkicked = time.Millisecond
-
-// Wait implements Queue. It does not allocate, and leaves it to end to wake it when ctx is done.
-func (t *txRing) Wait(ctx context.Context) error {
-	if t.kick == nil {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(unkicked):
-			return nil
-		}
-	}
-	if _, err := t.kick.File().Read(t.count[:]); err != nil {
-		t.fail(fmt.Errorf("kick: %w", err))
-		return err
-	}
-	t.disarm()
-	return nil
-}
-
-// begin has the ring looked after.
-func (t *txRing) begin() {
-	if p := t.dev.config.Pollers; p != nil {
-		p.add(t)
-		t.stop = func() { p.remove(t) }
-		return
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		work(ctx, t, txBudget, t.dev.config.Spinners)
-	}()
-	t.stop = func() {
-		cancel()
-		for {
-			if t.kick != nil {
-				t.kick.Signal() // once is enough unless the front end reads it too
-			}
-			select {
-			case <-done:
-				return
-			case <-time.After(10 * time.Millisecond):
-			}
-		}
-	}
-}
-
 // end ends the ring's being looked after, which takes no longer than a few Pulls, and forgets what was lent.
 func (t *txRing) end() {
-	t.stop()
+	t.dev.config.Workers.remove(t)
 	if t.kick != nil {
 		t.kick.Close()
 	}
-	t.kick, t.stop = nil, nil
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.kick = nil
 	t.chains = [txBudget]virtq.Chain{}
 	t.frames = [txBudget]vswitch.Frame{}
 	t.bodies = [txBudget][][]byte{}

@@ -307,7 +307,7 @@ func TestSwitchGoesAway(t *testing.T) {
 func TestServe(t *testing.T) {
 	dir := t.TempDir()
 	config := write(t, "f.yaml", "switches:\n  - {name: lab, pxe: {}}\nvms:\n  - {name: web, adapters: [{switch: lab}]}\n")
-	cmd := exec.Command(os.Args[0], "--runtime-dir", dir, "--log-format", "json", "serve", "-c", config)
+	cmd := exec.Command(os.Args[0], "--runtime-dir", dir, "--log-format", "json", "serve", "--keep-privileges", "-c", config)
 	cmd.Env = asPolder
 	stderr, err := cmd.StderrPipe()
 	if err != nil {

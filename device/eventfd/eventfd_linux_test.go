@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 
@@ -323,5 +325,59 @@ func TestSignalOfAStoppedProcess(t *testing.T) {
 	stopped = 1
 	if err := f.Signal(); !errors.Is(err, ErrStuck) {
 		t.Errorf("Signal: %v, want %v", err, ErrStuck)
+	}
+}
+
+// watched reports whether a poll set of this process has f's descriptor in it.
+func watched(t *testing.T, f *FD) bool {
+	t.Helper()
+	fd := -1
+	f.conn.Control(func(n uintptr) { fd = int(n) })
+	infos, err := filepath.Glob("/proc/self/fdinfo/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, info := range infos {
+		text, err := os.ReadFile(info)
+		if err != nil {
+			continue // closed since
+		}
+		for line := range strings.Lines(string(text)) { // of a poll set: "tfd: 5 events: …"
+			if w := strings.Fields(line); len(w) > 1 && w[0] == "tfd:" && w[1] == strconv.Itoa(fd) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// A descriptor on which nobody waits wakes nobody up, and is signalled like any other.
+func TestSignalOnly(t *testing.T) {
+	peer := newFD(t)
+	f, err := SignalOnly(dup(t, peer.File()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if watched(t, f) || !watched(t, peer) {
+		t.Errorf("watched: %t, and %t of one that can be waited for", watched(t, f), watched(t, peer))
+	}
+	if f.blocks() {
+		t.Error("it is left blocking")
+	}
+	for range 3 {
+		if err := f.Signal(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := count(t, peer.File()); n != 3 {
+		t.Errorf("counter is %d after three signals", n)
+	}
+	file, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := SignalOnly(file); !errors.Is(err, unix.EINVAL) {
+		t.Errorf("SignalOnly of another file: %v, want EINVAL", err)
 	}
 }

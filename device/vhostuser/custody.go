@@ -1,6 +1,7 @@
 package vhostuser
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"sync"
@@ -60,17 +61,17 @@ func (c *conn) acquire() error {
 	if d.holder == c {
 		return nil
 	}
-	late := false
-	alarm := time.AfterFunc(d.grace, func() {
+	ctx, cancel := context.WithTimeoutCause(c.ctx, d.grace, errInUse)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		late = true
 		d.changed.Broadcast()
 	})
-	defer alarm.Stop()
+	defer stop()
 	for d.holder != nil && d.holder != c && d.holder.busy() {
-		if late {
-			return errInUse
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
 		d.changed.Wait()
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -141,6 +142,28 @@ func TestFrontEndsWaitForEachOther(t *testing.T) {
 	}
 }
 
+// A front end that waits for another does not hold up the end of the server.
+func TestCloseWhileAFrontEndWaits(t *testing.T) {
+	dev := newFake()
+	path := socketPath(t)
+	s, _ := listen(t, path, dev)
+	s.SetGrace(time.Hour)
+	done := run(t, s)
+	m := memory(t, 0, 1<<20)
+	for range 2 {
+		c, v := dial(t, path), vring(t, m, 0, 8)
+		if err := errors.Join(c.Connect(0), c.SetFeatures(vt.FeatureVersion1), c.SetMemTable(m), c.Set(vt.SetVringNum, ring(0, 8)),
+			c.Set(vt.SetVringAddr, v.Addr(0, 0)), c.Request(vt.SetVringKick, 0, vt.Payload(uint64(0)), v.KickFD)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(10 * time.Millisecond) // not needed for the outcome
+	s.Close()
+	if err := <-done; err != nil {
+		t.Errorf("Serve = %v", err)
+	}
+}
+
 // A device that does not take the front end that is left ends its connection.
 func TestDeviceRefusesTheNext(t *testing.T) {
 	dev := newFake()
@@ -152,5 +175,58 @@ func TestDeviceRefusesTheNext(t *testing.T) {
 	}
 	if calls := dev.asked(); len(calls) != 2 || calls[0] != "detach: EOF" || calls[1] != attachLine() {
 		t.Errorf("the device was asked %q", calls)
+	}
+}
+
+// Front ends that come, start rings and go at the same time do not get into each other's way, and none is forgotten.
+func TestFrontEndsAtOnce(t *testing.T) {
+	dev := newFake()
+	path := socketPath(t)
+	s, _ := listen(t, path, dev)
+	s.SetGrace(5 * time.Millisecond)
+	run(t, s)
+	m := memory(t, 0, 1<<20)
+	var all sync.WaitGroup
+	for range 3 {
+		v := vring(t, m, 0, 8)
+		all.Go(func() {
+			for i := range 50 {
+				c, err := vt.Dial(path)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				// It may be turned away, and lose its connection at the start of the ring.
+				if c.Connect(vhostuser.ProtocolAll) == nil && c.SetFeatures(vt.FeatureVersion1) == nil && c.SetMemTable(m) == nil &&
+					c.StartVring(v) == nil && i%2 == 0 {
+					if err := c.StopVring(v); err != nil {
+						t.Errorf("a front end whose ring runs: %v", err)
+					}
+				}
+				c.Close()
+			}
+		})
+	}
+	all.Wait()
+	for v, err := vring(t, m, 0, 8), error(io.EOF); err != nil; { // the others' EOFs are on their way
+		c := dial(t, path)
+		err = errors.Join(c.Connect(0), c.SetFeatures(vt.FeatureVersion1), c.SetMemTable(m), c.StartVring(v))
+	}
+	attached, started := 0, 0
+	for _, call := range dev.asked() {
+		switch {
+		case strings.HasPrefix(call, "attach"):
+			attached++
+		case strings.HasPrefix(call, "detach"):
+			attached--
+		case strings.HasPrefix(call, "start"):
+			started++
+		}
+		if attached < 0 || attached > 1 {
+			t.Fatal("two front ends had the device")
+		}
+	}
+	if attached != 1 || started < 2 {
+		t.Errorf("%d front ends have the device, and %d rings were started", attached, started)
 	}
 }

@@ -1,6 +1,8 @@
 package virtq_test
 
 import (
+	"errors"
+	"slices"
 	"testing"
 
 	"polder/device/virtq"
@@ -106,4 +108,28 @@ func TestDoneAll(t *testing.T) {
 			}
 		}
 	})
+}
+
+// DPDK's driver marks entries of a packed ring's indirect tables as to be written although it sends them.
+func TestSendsTable(t *testing.T) {
+	for _, sends := range []bool{false, true} {
+		ram := virtqtest.NewRAM(t, base, size)
+		d := virtqtest.NewDriver(ram, virtqtest.Options{Num: 8, Packed: true, Indirect: true})
+		c := d.Config()
+		c.Sends = sends
+		q := mustNew(t, ram, c)
+		d.Add([]virtqtest.Buffer{{Addr: base + size/2, Len: 12, Write: true}, {Addr: base + size/2 + 64, Len: 60}}, 0, true)
+		d.Publish()
+		chains := make([]virtq.Chain, 1)
+		n, err := q.Take(chains)
+		if !sends {
+			if n != 0 || !errors.Is(err, virtq.ErrMalformed) {
+				t.Errorf("took %d, %v from a queue that does not only send", n, err)
+			}
+			continue
+		}
+		if n != 1 || err != nil || !slices.Equal(lens(chains[0].Out), []int{12, 60}) || len(chains[0].In) != 0 {
+			t.Errorf("took %d, %v: %v to read and %v to write", n, err, lens(chains[0].Out), lens(chains[0].In))
+		}
+	}
 }

@@ -116,6 +116,22 @@ func TestBaseOfAPackedRing(t *testing.T) {
 	}
 }
 
+// User Mode Linux passes base 0 with a new ring, whatever is available in it.
+func TestBaseOfANewPackedRing(t *testing.T) {
+	for _, inOrder := range []bool{false, true} {
+		ram := virtqtest.NewRAM(t, base, size)
+		d := virtqtest.NewDriver(ram, virtqtest.Options{Num: 8, Packed: true, InOrder: inOrder})
+		at := ram.Alloc(1, 1)
+		d.Add([]virtqtest.Buffer{{Addr: at, Len: 1}, {Addr: at, Len: 1}}, 0, false)
+		d.Publish()
+		c := d.Config()
+		c.Base = 0
+		if q := mustNew(t, ram, c); q.Base() != 0x8000_8000 {
+			t.Errorf("base %#x, want %#x", q.Base(), 0x8000_8000)
+		}
+	}
+}
+
 // A buffer of several descriptors leaves a trace in the ring, by which a device knows that it does not tell.
 func TestListsLeaveATrace(t *testing.T) {
 	ram := virtqtest.NewRAM(t, base, size)

@@ -63,24 +63,29 @@ func (q *Queue) startPacked() error {
 // the others they are not. That holds if the device has written each descriptor that it passed; it did not where
 // buffers have several or where order made it skip some, and then the ring does not tell.
 func (q *Queue) locatePacked() (at cursor, ok bool) {
-	if q.cfg.InOrder {
-		return at, false
-	}
-	at.wrap = atomic.LoadUint32(flagsWord(q.packed.desc, 0))>>16&descUsed != 0
+	ok = !q.cfg.InOrder
+	used := false
 	for i := range q.cfg.Num {
 		flags := atomic.LoadUint32(flagsWord(q.packed.desc, int(i))) >> 16
-		passed := flags&descUsed != 0 == at.wrap
+		bit := flags&descUsed != 0
+		if i == 0 {
+			at.wrap = bit
+		}
+		used = used || bit
 		switch {
-		case flags&descNext != 0 || passed && at.index < i:
-			return at, false
-		case passed:
+		case flags&descNext != 0 || bit == at.wrap && at.index < i:
+			ok = false
+		case bit == at.wrap:
 			at.index++
 		}
 	}
 	if at.index == q.cfg.Num {
 		at = cursor{0, !at.wrap}
 	}
-	return at, true
+	if q.cfg.Base == 0 && !used { // User Mode Linux's base of a new ring: the counter begins at 1 (virtio 2.8.1)
+		return cursor{0, true}, true
+	}
+	return at, ok
 }
 
 // advance moves c on by n descriptors in a ring of num, n up to num.
@@ -211,7 +216,11 @@ func (q *Queue) walkPackedTable(c *Chain, addr uint64, size uint32) error {
 	}
 	for i := range len(table) / 16 {
 		a, rest := loadDesc(table, i)
-		if err := q.add(c, a, uint32(rest), uint16(rest>>48)); err != nil {
+		flags := uint16(rest >> 48)
+		if q.cfg.Sends {
+			flags = 0
+		}
+		if err := q.add(c, a, uint32(rest), flags); err != nil {
 			return err
 		}
 	}

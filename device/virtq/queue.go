@@ -28,6 +28,11 @@ type Config struct {
 	InOrder  bool // VIRTIO_F_IN_ORDER: Done is then called in the order of Take
 	Indirect bool // VIRTIO_F_INDIRECT_DESC
 
+	// Sends says that the driver sends with this queue: all its buffers are to be read. Then the entries of a packed ring's
+	// indirect tables may say otherwise. DPDK's driver marks them all as to be written when it makes its
+	// tables, and later forgets to change the first.
+	Sends bool
+
 	// Base is where to go on, in the form of vhost-user's SET_VRING_BASE. For a split ring it is the next
 	// available index. For a packed ring it is the position of the next available descriptor in
 	// bits 0 to 14 with its wrap counter in bit 15, so 0x8000 in a new ring, and the same

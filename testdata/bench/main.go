@@ -4,15 +4,21 @@
 //	ratio NAME VALUE ours=… peer=… rounds=N
 //
 // VALUE is the median of the rounds' ratios, above 1 where Polder is better, for times as for rates; ours and peer
-// are medians. The comparisons whose names begin with vhost are of some hundred short windows in each round, and
-// VALUE, ours and peer are of the windows of all rounds at their better 90th percentile; their medians follow. In a
-// round the two sides run one after the other, and which is first changes from round to round, so that what else the
-// machine does falls on both.
+// are medians. In a round the two sides run one after the other, and which is first changes from round to round, so
+// that what else the machine does falls on both.
+//
+// The comparisons whose names begin with vhost, uml or tcg are of many short windows in each round, and VALUE, ours and peer
+// are of the windows of all rounds at their better 90th percentile. Their medians follow, and how far the two processors
+// were apart from round to round: see hop.
 //
 //	bench [-rounds N] [NAME...|all]
 //
+// idle-16 has no peer. It prints the share of a processor that Polder takes while 16 guests are attached and do nothing:
+//
+//	idle idle-16 VALUE% rounds=N
+//
 // Peers on a TAP device need root for a private network namespace; no traffic leaves it. The comparisons whose names
-// begin with vhost need root to put their processes before all others, and reserve 2 GiB of huge pages while they
+// begin with vhost, uml or tcg need root to put their processes before all others, and reserve 2 GiB of huge pages while they
 // run: their peers want them.
 package main
 
@@ -52,7 +58,7 @@ type benchmark interface {
 }
 
 var benchmarks = slices.Concat(all(bootComparisons), all(romComparisons), all(wireComparisons), all(tcpComparisons),
-	all(vhostComparisons), all(umlComparisons), all(tcgComparisons))
+	all(vhostComparisons), all(umlComparisons), all(tcgComparisons), all(idleMeasurements))
 
 func all[B benchmark](of []B) (list []benchmark) {
 	for _, b := range of {
@@ -69,7 +75,7 @@ func main() {
 }
 
 func run() error {
-	rounds := flag.Int("rounds", 0, "measurements of each side; 0 for as many as the comparison needs: 5, or 10 for vhost")
+	rounds := flag.Int("rounds", 0, "measurements of each side; 0 for as many as the comparison needs: 5, or 10 for one of short windows")
 	flag.Parse()
 	chosen, err := choose(flag.Args())
 	if err != nil {

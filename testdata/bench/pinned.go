@@ -27,22 +27,38 @@ type cores struct {
 	backEnd   int // what is measured
 }
 
-// twoCores returns two processors that this process may use.
+// twoCores returns two processors that this process may use: of different cores, if there are such.
 func twoCores() (cores, error) {
 	var set unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &set); err != nil {
 		return cores{}, fmt.Errorf("processors: %w", err)
 	}
-	var found []int
-	for cpu := 0; len(found) < 2 && cpu < 64*len(set); cpu++ {
+	var allowed []int
+	for cpu := range 64 * len(set) {
 		if set.IsSet(cpu) {
-			found = append(found, cpu)
+			allowed = append(allowed, cpu)
 		}
 	}
-	if len(found) < 2 {
+	if len(allowed) < 2 {
 		return cores{}, errors.New("this benchmark needs two processors: one for the generator, one for what it measures")
 	}
-	return cores{generator: found[0], backEnd: found[1]}, nil
+	first, second := allowed[0], allowed[1]
+	for _, cpu := range allowed[1:] {
+		if coreOf(cpu) != coreOf(first) {
+			second = cpu
+			break
+		}
+	}
+	return cores{generator: first, backEnd: second}, nil
+}
+
+// coreOf returns the processors that share a core with this one, itself among them; "" if the kernel does not say.
+func coreOf(cpu int) string {
+	text, err := os.ReadFile(fmt.Sprintf("/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu))
+	if err != nil {
+		return ""
+	}
+	return string(text)
 }
 
 // pinned is a process that may use one processor only. Whoever starts one must stop it.

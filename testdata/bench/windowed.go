@@ -34,18 +34,27 @@ func (c windowed) compare(rounds int) error {
 	case "tcp":
 		unit = "Gbit/s"
 	}
+	pair, err := twoCores()
+	if err != nil {
+		return err
+	}
 	var ours, peer []float64 // windows
-	var oursP99, peerP99 []float64
+	var oursP99, peerP99, hops []float64
 	for round := range rounds {
+		ns, err := hop(pair)
+		if err != nil {
+			return err
+		}
 		var a, b measured
-		err := alternate(round,
+		err = alternate(round,
 			func() (err error) { a, err = c.ours(c.load); return err },
 			func() (err error) { b, err = c.peer(c.load); return err })
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(os.Stderr, "%s: round %d of %d: ours %.4g %s, peer %.4g %s\n",
-			c.name, round+1, rounds, quantile(a.windows, q), unit, quantile(b.windows, q), unit)
+		fmt.Fprintf(os.Stderr, "%s: round %d of %d: ours %.4g %s, peer %.4g %s, hop %.0f ns\n",
+			c.name, round+1, rounds, quantile(a.windows, q), unit, quantile(b.windows, q), unit, ns)
+		hops = append(hops, ns)
 		ours, peer = append(ours, a.windows...), append(peer, b.windows...)
 		oursP99, peerP99 = append(oursP99, a.p99), append(peerP99, b.p99)
 	}
@@ -58,7 +67,7 @@ func (c windowed) compare(rounds int) error {
 	if c.load.mode == "rtt" {
 		fmt.Printf(" p99-ours=%.4g%s p99-peer=%.4g%s", median(oursP99), unit, median(peerP99), unit)
 	}
-	fmt.Println()
+	fmt.Printf(" hops=%.0f-%.0fns\n", slices.Min(hops), slices.Max(hops))
 	return nil
 }
 

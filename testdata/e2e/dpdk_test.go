@@ -39,6 +39,12 @@ func TestDPDK(t *testing.T) {
 				})
 			}
 		}
+		t.Run(ring+", frames in several pieces", func(t *testing.T) {
+			verify(t, d, ring, vgen.Config{Scatter: true})
+		})
+		t.Run(ring+", without merging, frames in several pieces", func(t *testing.T) {
+			verify(t, d, ring+",in_order=0,mrg_rxbuf=0", vgen.Config{Scatter: true})
+		})
 		t.Run(ring+", frames into several buffers", func(t *testing.T) {
 			verify(t, d, ring, vgen.Config{Room: 300})
 		})
@@ -46,9 +52,6 @@ func TestDPDK(t *testing.T) {
 			verify(t, d, ring, vgen.Config{MACs: 1000})
 		})
 	}
-	t.Run("frames in several pieces", func(t *testing.T) {
-		verify(t, d, "packed_vq=0", vgen.Config{Scatter: true})
-	})
 	d.noMore(t, before)
 }
 
@@ -82,8 +85,7 @@ func TestTestpmd(t *testing.T) {
 	before := d.resources(t)
 	for _, properties := range []string{"in_order=1", "in_order=0,mrg_rxbuf=0", "packed_vq=1"} {
 		t.Run(properties, func(t *testing.T) {
-			args := []string{"--lcores", "(0,1)@(0-1)", "--no-pci", "--no-telemetry"}
-			args = append(args, vgen.Memory(false)...)
+			args := append(vgen.Memory(false), "--no-pci", "--no-telemetry")
 			for i, vm := range []string{"a", "b"} {
 				args = append(args, "--vdev", vgen.VirtioUser(i, d.Socket(vm), properties))
 			}

@@ -109,7 +109,7 @@ func expect(t *testing.T, g *guest.Guest, limit time.Duration, patterns ...strin
 // command has a Linux guest run a shell command and returns what it printed.
 func command(t *testing.T, g *guest.Guest, line string) string {
 	t.Helper()
-	out, err := g.Run(time.Minute, line)
+	out, err := g.Run(bootLimit, line)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -76,23 +76,23 @@ func TestMigrate(t *testing.T) {
 	}
 }
 
-// receiveStream has a guest take one stream on port 5001. It keeps the first 32 MiB in /tmp/first and the checksum
+// receiveStream has a guest take one stream on port 5001. It keeps the first 8 MiB in /tmp/first and the checksum
 // of all in /tmp/got, and makes /tmp/all when the stream has ended.
 func receiveStream(t *testing.T, g *guest.Guest) {
 	t.Helper()
 	command(t, g, "mkfifo /tmp/keep /tmp/silence")
-	command(t, g, "(head -c 33554432 >/tmp/first; cat >/dev/null) </tmp/keep &")
+	command(t, g, "(head -c 8388608 >/tmp/first; cat >/dev/null) </tmp/keep &")
 	command(t, g, "(nc -l -p 5001 <>/tmp/silence | tee /tmp/keep | sha256sum >/tmp/got; touch /tmp/all) &")
 }
 
 // sendStream has a guest send a stream until there is /tmp/stop: the same 4 MiB over and over. The
-// checksum of all is in /tmp/sent, of the first 32 MiB in /tmp/begin.
+// checksum of all is in /tmp/sent, of the first 8 MiB in /tmp/begin.
 func sendStream(t *testing.T, g *guest.Guest, to string) {
 	t.Helper()
 	command(t, g, "dd if=/dev/urandom of=/tmp/data bs=1M count=4 2>/dev/null; mkfifo /tmp/copy")
-	command(t, g, "for i in 1 2 3 4 5 6 7 8; do cat /tmp/data; done | sha256sum >/tmp/begin")
+	command(t, g, "for i in 1 2; do cat /tmp/data; done | sha256sum >/tmp/begin")
 	command(t, g, "sha256sum </tmp/copy >/tmp/sent &")
-	command(t, g, "(i=0; while [ $i -lt 8 ] || [ ! -e /tmp/stop ]; do cat /tmp/data; i=$((i + 1)); done | tee /tmp/copy | nc "+to+" 5001) &")
+	command(t, g, "(i=0; while [ $i -lt 2 ] || [ ! -e /tmp/stop ]; do cat /tmp/data; i=$((i + 1)); done | tee /tmp/copy | nc "+to+" 5001) &")
 }
 
 // migrate moves a running guest to a new QEMU that is started like its own, and returns that. When all memory was moved

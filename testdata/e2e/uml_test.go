@@ -7,15 +7,15 @@ import (
 	"polder/testdata/guest"
 )
 
-// umlSwitch is a switch with a boot service, three machines for User Mode Linux, of which one is offered no offloads,
-// and one with a legacy adapter. User Mode Linux starts packed rings wrongly: it is offered split ones.
+// umlSwitch is a switch with a boot service, three machines for User Mode Linux, one with packed rings, one with split
+// ones and one without offloads as well, and one with a legacy adapter.
 const umlSwitch = `
 switches:
   - name: default
     pxe: {}
 vms:
   - {name: old, memory: 256M, adapters: [{mac: "00:15:5d:00:00:0a"}]}
-  - {name: a, adapters: [{kind: synthetic, packed: false, mac: "00:15:5d:00:00:0b"}]}
+  - {name: a, adapters: [{kind: synthetic, mac: "00:15:5d:00:00:0b"}]}
   - {name: b, adapters: [{kind: synthetic, packed: false, mac: "00:15:5d:00:00:0c"}]}
   - {name: plain, adapters: [{kind: synthetic, packed: false, offload: false, mac: "00:15:5d:00:00:0d"}]}
 `
@@ -28,7 +28,9 @@ func TestUML(t *testing.T) {
 	guests := map[string]*guest.Guest{
 		"old": start(t, d.machine(t, "old", append(linux("net0=dhcp", "run=hold"), "-no-reboot")...)),
 	}
-	for vm, mac := range map[string]string{"a": "00:15:5d:00:00:0b", "b": "00:15:5d:00:00:0c", "plain": "00:15:5d:00:00:0d"} {
+	for vm, has := range map[string]struct{ mac, packed string }{
+		"a": {"00:15:5d:00:00:0b", "1"}, "b": {"00:15:5d:00:00:0c", "0"}, "plain": {"00:15:5d:00:00:0d", "0"},
+	} {
 		g, err := guest.StartUML(cache, guest.UMLConfig{
 			Name: vm, Initramfs: umlInitramfs, Adapters: []string{d.Socket(vm)}, Words: []string{"net0=down", "run=hold"},
 		})
@@ -38,7 +40,10 @@ func TestUML(t *testing.T) {
 		t.Cleanup(g.Close)
 		expect(t, g, bootLimit, `^NIC eth0 .* virtio_net`, `^T_HOLD`)
 		// vhost-user has no way to tell it, and QEMU is not there to.
-		command(t, g, "ip link set eth0 address "+mac+"; configure eth0 dhcp")
+		command(t, g, "ip link set eth0 address "+has.mac+"; configure eth0 dhcp")
+		if packed := command(t, g, "cut -c 35 /sys/class/net/eth0/device/features"); packed != has.packed {
+			t.Errorf("%s: VIRTIO_F_RING_PACKED is %s, want %s", vm, packed, has.packed)
+		}
 		guests[vm] = g
 	}
 	expect(t, guests["old"], bootLimit, `^T_HOLD`)

@@ -28,7 +28,7 @@ const maxPacket = 1500
 
 // tally counts what was judged.
 type tally struct {
-	frames, tcp, udp, partial, gso, bad int
+	frames, tcp, udp, partial, gso4, gso6, bad int
 }
 
 // judge counts a frame behind its device header, and says what is wrong with it. It completes the frame's checksum
@@ -63,11 +63,14 @@ func (t *tally) parse(b []byte) error {
 		}
 		binary.BigEndian.PutUint16(frame[at:], sum)
 	}
-	if gso != 0 {
-		t.gso++
-		if flags&needsChecksum == 0 || gsoSize == 0 {
-			return fmt.Errorf("flags %#x and pieces of %d bytes in a frame for several", flags, gsoSize)
-		}
+	switch gso {
+	case gsoTCPv4:
+		t.gso4++
+	case gsoTCPv6:
+		t.gso6++
+	}
+	if gso != 0 && (flags&needsChecksum == 0 || gsoSize == 0) {
+		return fmt.Errorf("flags %#x and pieces of %d bytes in a frame for several", flags, gsoSize)
 	}
 
 	packet := frame[header.EthernetMinimumSize:]

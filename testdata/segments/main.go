@@ -3,11 +3,11 @@
 // what it saw:
 //
 //	BAD reason: the frame's first bytes
-//	SEGMENTS frames=N tcp=N udp=N partial=N gso=N bad=N lost=N
+//	SEGMENTS frames=N tcp=N udp=N partial=N gso4=N gso6=N bad=N lost=N
 //
 // It parses with gVisor's headers, and takes what the guest's driver made of the device's header from a packet
-// socket: partial frames are those whose checksum is left to the guest, gso those that stand for several. lost are
-// frames that came faster than they were read.
+// socket: partial frames are those whose checksum is left to the guest, gso4 and gso6 those of TCP over IPv4 and IPv6
+// that stand for several. lost are frames that came faster than they were read.
 //
 //	segments INTERFACE
 package main
@@ -69,8 +69,8 @@ func run(args []string) error {
 			if err != nil {
 				return fmt.Errorf("PACKET_STATISTICS: %w", err)
 			}
-			fmt.Printf("SEGMENTS frames=%d tcp=%d udp=%d partial=%d gso=%d bad=%d lost=%d\n",
-				t.frames, t.tcp, t.udp, t.partial, t.gso, t.bad, statistics.Drops)
+			fmt.Printf("SEGMENTS frames=%d tcp=%d udp=%d partial=%d gso4=%d gso6=%d bad=%d lost=%d\n",
+				t.frames, t.tcp, t.udp, t.partial, t.gso4, t.gso6, t.bad, statistics.Drops)
 			return nil
 		case err == unix.EAGAIN:
 		case err != nil:

@@ -60,7 +60,7 @@ type server interface {
 }
 
 // newCard makes the card that r asks for, for a network with an MTU.
-func newCard(r api.AdapterRequest, mtu int, spinners *vfiouser.Spinners, pollers *device.Pollers, log *slog.Logger) (card, error) {
+func newCard(r api.AdapterRequest, mtu int, spinners *vfiouser.Spinners, workers *device.Workers, log *slog.Logger) (card, error) {
 	switch r.Kind {
 	case "", config.KindLegacy:
 		if r.Client {
@@ -81,7 +81,7 @@ func newCard(r api.AdapterRequest, mtu int, spinners *vfiouser.Spinners, pollers
 		return &legacy{Tulip: t, spinners: spinners}, err
 	case config.KindSynthetic:
 		v, err := device.NewVirtioNet(device.VirtioNetConfig{
-			Name: r.Name, Pairs: r.Queues, NoPacked: r.NoPacked, NoOffload: r.NoOffload, MTU: mtu, Pollers: pollers, Spinners: spinners, Log: log,
+			Name: r.Name, Pairs: r.Queues, NoPacked: r.NoPacked, NoOffload: r.NoOffload, MTU: mtu, Workers: workers, Log: log,
 		})
 		return synthetic{v, r.Client}, err
 	}
@@ -172,7 +172,7 @@ func (s synthetic) status() (bool, map[string]uint64) {
 // start makes the adapter's parts in the order in which frames need them. n is nil for one that is
 // not connected.
 func (a *adapter) start(n *network, w *World) (err error) {
-	if a.card, err = newCard(a.request, a.MTU, w.spinners, w.pollers, w.Log); err != nil {
+	if a.card, err = newCard(a.request, a.MTU, w.spinners, w.workers, w.Log); err != nil {
 		return err
 	}
 	defer func() {

@@ -48,7 +48,7 @@ type World struct {
 	pool     *macPool // nil: addresses are made from names
 
 	spinners *vfiouser.Spinners // of all adapters' connections
-	pollers  *device.Pollers    // of all synthetic adapters; nil: not in poll mode
+	workers  *device.Workers    // of all synthetic adapters
 }
 
 // New builds the configuration. Close the World when it is no longer needed.
@@ -64,10 +64,12 @@ func New(c *config.Config, o Options) (_ *World, err error) {
 		}
 	}()
 	if len(c.PollCPUs) > 0 {
-		if w.pollers, err = device.NewPollers(c.PollCPUs); err != nil {
+		if w.workers, err = device.NewPollers(c.PollCPUs); err != nil {
 			return nil, fmt.Errorf("poll mode: %w", err)
 		}
 		w.config.PollCPUs = c.PollCPUs
+	} else if w.workers, err = device.NewWorkers(processors()-1, w.spinners); err != nil {
+		return nil, fmt.Errorf("workers: %w", err)
 	}
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("directory of sockets: %w", err)
@@ -478,8 +480,8 @@ func (w *World) Close() {
 		w.closeNetwork(n)
 	}
 	clear(w.switches)
-	if w.pollers != nil {
-		w.pollers.Close()
+	if w.workers != nil {
+		w.workers.Close()
 	}
 	w.events.close()
 }

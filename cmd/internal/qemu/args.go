@@ -36,7 +36,7 @@ type Synthetic struct {
 }
 
 // reconnect is how long QEMU waits before it tries to connect again, in milliseconds.
-const reconnect = 500
+const reconnect = 100
 
 // DeviceArgs returns the QEMU options that attach the adapter.
 func (a Adapter) DeviceArgs() []string {

@@ -78,7 +78,7 @@ func TestSyntheticArgs(t *testing.T) {
 	} {
 		c.synthetic.MAC = "00:15:5d:00:00:01"
 		got := Adapter{ID: "a", Socket: "/run/p/a,b.sock", BootIndex: c.bootIndex, Synthetic: &c.synthetic}.DeviceArgs()
-		socket := "reconnect-ms=500"
+		socket := "reconnect-ms=100"
 		if c.synthetic.Listen {
 			socket = "server=on"
 		}

@@ -63,7 +63,7 @@ static unsigned size, frames = 20000, macs = 1, queues = 1, room = 2048;
 static double seconds = 1;
 static bool scatter;
 
-static volatile bool stopped; // by a signal
+static volatile sig_atomic_t stopped; // by a signal
 static uint64_t hz;           // of the time-stamp counter
 
 // side is a port, and the frames that it sends. Sides are 0 for A and 1 for B.
@@ -82,7 +82,7 @@ static struct rte_mempool *receive_pool;
 static void on_signal(int number)
 {
 	(void)number;
-	stopped = true;
+	stopped = 1;
 }
 
 static void __rte_format_printf(1, 2) die(const char *format, ...)
