@@ -9,7 +9,6 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 	"unsafe"
 
@@ -60,21 +59,25 @@ type hostPort struct {
 	accepts  vswitch.OffloadSet
 	queues   []*hostQueue
 
-	gate   sync.RWMutex // held for reading while the descriptors are written to
-	closed bool         // guarded by gate
+	running sync.Mutex   // held by Run, and while the descriptors are closed
+	gate    sync.RWMutex // held for reading while the descriptors are written to
+	closed  bool         // guarded by gate
+	stop    func()       // ends Run; nil before the first; guarded by gate
 
 	fell   func()      // what to do when a frame finds the device down; nil: nothing
-	fallen atomic.Bool // it was found down, and nothing tells when it is gone for good: see there
+	fallen atomic.Bool // it was found down, and nothing tells when it is gone for good: see Packet.fall
 
 	down, full, refused, broken atomic.Uint64
 }
 
-// hostQueue is one of the descriptors, and a source of frames for its worker, which alone uses what follows fd.
+// hostQueue is one of the descriptors, and a source of frames for its worker.
+//
+// The worker waits in poll rather than in Go's network poller: like the connection of a legacy adapter, it then has its
+// turn as soon as the kernel wakes it, also when goroutines keep all processors busy.
 type hostQueue struct {
 	port *hostPort
-	file *os.File
-	raw  syscall.RawConn
-	fd   int // of file
+	fd   int
+	wake int // an eventfd that makes Wait return
 
 	// receive reads one frame into p. No error and no frame: there was one, which is lost.
 	receive func(fd int, p []byte) (header, frame []byte, err unix.Errno)
@@ -82,16 +85,11 @@ type hostQueue struct {
 	// failed returns the error that ends the queue for one of receive's; nil: none does.
 	failed func(err unix.Errno) error
 
-	refill func(fd uintptr)      // fill, for raw
-	await  func(fd uintptr) bool // the same
-
+	// Of the worker.
 	in     *vswitch.Ingress
-	err    error // what ended the queue
-	timed  bool  // Wait is limited
-	budget int
-	count  int // frames that were read and are not forwarded yet
+	err    error // what ended it
 	frames [hostBatch]vswitch.Frame
-	arena  []byte
+	arena  []byte // what frames are in
 
 	mu   sync.Mutex // guards copy
 	copy []byte     // a frame in one piece; made when first needed
@@ -101,16 +99,12 @@ var _ Queue = (*hostQueue)(nil)
 
 // newHostQueue takes fd over, which does not block.
 func newHostQueue(p *hostPort, fd int) (*hostQueue, error) {
-	file := os.NewFile(uintptr(fd), p.name)
-	raw, err := file.SyscallConn()
+	wake, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
 	if err != nil {
-		file.Close()
-		return nil, err
+		unix.Close(fd)
+		return nil, os.NewSyscallError("eventfd", err)
 	}
-	q := &hostQueue{port: p, file: file, raw: raw, fd: fd, budget: hostBatch, arena: make([]byte, hostArena)}
-	q.refill = func(fd uintptr) { q.fill(int(fd)) }
-	q.await = func(fd uintptr) bool { return q.fill(int(fd)) }
-	return q, nil
+	return &hostQueue{port: p, fd: fd, wake: wake, arena: make([]byte, hostArena)}, nil
 }
 
 // Accepts implements vswitch.OffloadPort.
@@ -128,25 +122,27 @@ func (p *hostPort) Stats() HostStats {
 // nil. It returns an error when the device has gone: then the port is of no more use, and its owner makes it leave the
 // switch. When Run has returned, nothing uses m any more. It may be called again, but not twice at once.
 func (p *hostPort) Run(ctx context.Context, m *vswitch.Member) error {
+	p.running.Lock()
+	defer p.running.Unlock()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	p.gate.Lock()
+	closed := p.closed
+	p.stop = cancel
+	p.gate.Unlock()
+	if closed {
+		return nil
+	}
+	defer context.AfterFunc(ctx, p.wakeAll)()
 	var workers sync.WaitGroup
 	for _, q := range p.queues {
 		q.in, q.err = m.NewIngress(), nil
-		q.file.SetReadDeadline(time.Time{})
-		stop := context.AfterFunc(ctx, func() { q.file.SetReadDeadline(time.Unix(1, 0)) })
 		workers.Go(func() {
 			defer cancel() // one that has gone takes the others with it
-			defer stop()
 			work(ctx, q, hostBatch, p.spinners)
 		})
 	}
 	workers.Wait()
-	p.gate.RLock()
-	defer p.gate.RUnlock()
-	if p.closed {
-		return nil
-	}
 	for _, q := range p.queues {
 		if q.err != nil {
 			return fmt.Errorf("%s %q: %w", p.kind, p.name, q.err)
@@ -155,112 +151,94 @@ func (p *hostPort) Run(ctx context.Context, m *vswitch.Member) error {
 	return nil
 }
 
-// Close closes the descriptors and ends Run. Deliver takes no more frames.
+// wakeAll wakes the workers that wait.
+func (p *hostPort) wakeAll() {
+	for _, q := range p.queues {
+		unix.Write(q.wake, one) // it fails when the counter is full, and then it is not needed
+	}
+}
+
+// Close ends Run, waits for its end, and closes the descriptors. Deliver takes no more frames.
 func (p *hostPort) Close() error {
 	p.gate.Lock()
-	defer p.gate.Unlock()
-	if p.closed {
+	closed := p.closed
+	p.closed = true
+	if p.stop != nil {
+		p.stop()
+	}
+	p.gate.Unlock()
+	p.running.Lock()
+	defer p.running.Unlock()
+	if closed {
 		return nil
 	}
-	p.closed = true
 	var errs []error
 	for _, q := range p.queues {
-		errs = append(errs, q.file.Close())
+		errs = append(errs, os.NewSyscallError("close", unix.Close(q.fd)), os.NewSyscallError("close", unix.Close(q.wake)))
 	}
 	return errors.Join(errs...)
 }
 
 // Pull implements Queue.
 func (q *hostQueue) Pull(budget int) int {
-	if q.count == 0 {
-		q.budget = min(budget, hostBatch)
-		if err := q.raw.Control(q.refill); err != nil {
-			q.err = err
-		}
-	}
-	n := q.count
+	n := q.read(min(budget, hostBatch))
 	if n > 0 {
-		q.count = 0
 		q.in.Forward(q.frames[:n])
 	}
 	return n
 }
 
-// Arm implements Queue: Wait looks for frames before it sleeps.
+// Arm implements Queue: there is nothing to ask for.
 func (q *hostQueue) Arm() bool { return false }
 
-// Wait implements Queue. It reads what it was woken for. When ctx is done, Run wakes it.
-func (q *hostQueue) Wait(ctx context.Context) error {
+// unreported is how often a device is looked at of whose end there is no report.
+const unreported = 250 * time.Millisecond
+
+// Wait implements Queue. When ctx is done, Run wakes it.
+func (q *hostQueue) Wait(context.Context) error {
 	if q.err != nil {
 		return q.err
 	}
-	if fallen := q.port.fallen.Load(); fallen || q.timed {
-		var limit time.Time
-		if fallen {
-			limit = time.Now().Add(unreported)
-		}
-		q.file.SetReadDeadline(limit)
-		q.timed = fallen
-		if ctx.Err() != nil { // and may have set its own before
-			return nil
-		}
+	limit := -1
+	if q.port.fallen.Load() {
+		limit = int(unreported / time.Millisecond)
 	}
-	err := q.raw.Read(q.await)
-	if q.err != nil {
+	fds := [...]unix.PollFd{{Fd: int32(q.fd), Events: unix.POLLIN}, {Fd: int32(q.wake), Events: unix.POLLIN}}
+	if _, err := unix.Poll(fds[:], limit); err != nil && err != unix.EINTR {
+		q.err = os.NewSyscallError("poll", err)
 		return q.err
 	}
-	if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
-		return nil
+	if fds[1].Revents != 0 {
+		var count [8]byte
+		unix.Read(q.wake, count[:]) // by which it is 0 again
 	}
-	// The descriptor is closed, or it has an error and nothing else, of which the poller tells no more. A read knows
-	// which.
-	if err := q.raw.Control(q.refill); err != nil {
-		q.err = err
-	}
-	if q.err == nil && q.count == 0 {
-		select {
-		case <-ctx.Done():
-		case <-time.After(unpolled):
-		}
-	}
-	return q.err
+	return nil
 }
 
-const (
-	// unpolled is how often a descriptor is looked at that the poller will not wait for.
-	unpolled = 10 * time.Millisecond
-
-	// unreported is how often a device is looked at of whose end there is no report.
-	unreported = 250 * time.Millisecond
-)
-
-// fill reads frames until there are no more, or it was budget of them, or there is no room for the longest. It reports
-// false when there are none and it is to be waited for more.
-func (q *hostQueue) fill(fd int) bool {
+// read reads frames until there are no more, or it was budget of them, or there is no room for the longest. It returns
+// how many there are.
+func (q *hostQueue) read(budget int) (n int) {
 	at := 0
-	for tries := 0; tries < q.budget && at+hostSlot <= len(q.arena); tries++ {
-		header, frame, errno := q.receive(fd, q.arena[at:at+hostSlot])
-		switch errno {
-		case 0:
-		case unix.EAGAIN:
-			return q.count > 0
-		default:
-			if err := q.failed(errno); err != nil {
-				q.err = err
-				return true
+	for tries := 0; tries < budget && at+hostSlot <= len(q.arena); tries++ {
+		header, frame, errno := q.receive(q.fd, q.arena[at:at+hostSlot])
+		switch {
+		case errno == unix.EAGAIN:
+			return n
+		case errno != 0:
+			if q.err = q.failed(errno); q.err != nil {
+				return n
 			}
 			continue
-		}
-		if frame == nil {
+		case frame == nil:
 			q.port.broken.Add(1)
 			continue
 		}
-		q.frames[q.count] = vswitch.Frame{Head: frame, Len: len(frame), Offload: hostOffload(header)}
-		q.count++
+		q.frames[n] = vswitch.Frame{Head: frame, Len: len(frame), Offload: hostOffload(header)}
+		n++
 		const line = 64 // of the cache
 		at += (hostHeader + len(frame) + line) &^ (line - 1)
 	}
-	return true
+	return n
 }
 
 // makeHostHeader returns a header of what the switch has made of the sender's.

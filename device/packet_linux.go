@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -38,8 +37,8 @@ type PacketConfig struct {
 // The host's own stack is still on the interface. What it sends there does not come to the switch, nor what the switch
 // sends to it: an interface with a Packet has no addresses of the host. LRO is to be off, since nobody can undo it.
 //
-// While the interface is down, frames to it are lost, and counted as such. It is logged when that is found, and when
-// frames come again.
+// While the interface is down, frames to it are lost, and counted as such. It is logged when that is found, and when it
+// is up again.
 //
 // The sockets are plain ones. A memory-mapped ring would copy no less, since a frame is copied into it and out of it
 // again, and TPACKET_V3 hands over what came only when a block of it is full or a timer of milliseconds has run out, for
@@ -202,12 +201,10 @@ func (s *packetSocket) receive(fd int, p []byte) (header, frame []byte, errno un
 	switch {
 	case errno == unix.EINVAL: // no header can tell of it, and it is gone
 		return nil, nil, 0
-	case errno == unix.EAGAIN && s.port.fallen.Load() && packetGone(fd):
-		return nil, nil, unix.ENODEV
+	case errno == unix.EAGAIN && s.port.fallen.Load():
+		return nil, nil, s.port.look(fd)
 	case errno != 0:
 		return nil, nil, errno
-	case s.port.fallen.Load() && s.port.fallen.CompareAndSwap(true, false):
-		s.port.log.Info("the interface is up again", "interface", s.port.name)
 	}
 	if n < hostHeader || s.message.Flags&unix.MSG_TRUNC != 0 {
 		return nil, nil, 0
@@ -244,15 +241,29 @@ func packetTag(control []byte) uint32 {
 	return kind<<16 | uint32(binary.NativeEndian.Uint16(data[16:]))
 }
 
-// packetGone reports whether the interface of a socket is there no more. A socket is told when its interface goes
-// down, by an error, and not when it is deleted after that.
-func packetGone(fd int) bool {
+// look is called with one of the sockets, when there is nothing to receive from an interface that was found down. It
+// returns EAGAIN, or ENODEV if the interface is no more.
+func (p *Packet) look(fd int) unix.Errno {
 	address, err := unix.Getsockname(fd)
-	if err != nil {
-		return true
+	if a, ok := address.(*unix.SockaddrLinklayer); err != nil || !ok || a.Ifindex <= 0 {
+		return unix.ENODEV
+	} else if packetUp(fd, a.Ifindex) && p.fallen.CompareAndSwap(true, false) {
+		p.log.Info("the interface is up again", "interface", p.name)
 	}
-	a, ok := address.(*unix.SockaddrLinklayer)
-	return !ok || a.Ifindex <= 0
+	return unix.EAGAIN
+}
+
+// packetUp reports whether an interface is up.
+func packetUp(fd, index int) bool {
+	request, err := unix.NewIfreq("")
+	if err == nil {
+		request.SetUint32(uint32(index))
+		err = unix.IoctlIfreq(fd, unix.SIOCGIFNAME, request)
+	}
+	if err == nil {
+		err = unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, request)
+	}
+	return err == nil && request.Uint16()&unix.IFF_UP != 0
 }
 
 // failed judges an error of receive.
@@ -267,21 +278,20 @@ func (s *packetSocket) failed(errno unix.Errno) error {
 	return fmt.Errorf("recvmsg: %w", errno)
 }
 
-// fall is called when the interface was found down, by whichever goroutine got the error. It wakes those that wait for
-// frames, so that they look from now on whether there still is an interface.
+// fall is called when the interface was found down, by whichever goroutine got the error. A socket is told when its
+// interface goes down, and not when it comes up, nor when it is deleted after that. So the workers, which fall wakes,
+// look from now on.
 func (p *Packet) fall() {
 	if p.fallen.CompareAndSwap(false, true) {
 		p.log.Warn("the interface is down", "interface", p.name)
-		for _, q := range p.queues {
-			q.file.SetReadDeadline(time.Now())
-		}
+		p.wakeAll()
 	}
 }
 
 // Stats returns the port's counters.
 func (p *Packet) Stats() HostStats {
 	s := p.hostPort.Stats()
-	p.gate.Lock()
+	p.gate.Lock() // also against others who count
 	defer p.gate.Unlock()
 	for i, socket := range p.sockets {
 		if !p.closed {

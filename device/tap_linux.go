@@ -68,7 +68,7 @@ func (t *Tap) open(several, noOffload bool) error {
 		unix.Close(fd)
 		return err
 	}
-	q, err := newHostQueue(&t.hostPort, fd) // when the device is there: without one, there is nothing to wait for
+	q, err := newHostQueue(&t.hostPort, fd)
 	if err != nil {
 		return err
 	}
