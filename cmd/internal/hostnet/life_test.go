@@ -175,7 +175,7 @@ func TestExistingBridge(t *testing.T) {
 		return
 	}
 	h, router := newHost(t)
-	h.run("ip link add br0 type bridge; ip link set br0 up; ip link set eth0 master br0; ip addr add 10.0.0.2/24 dev br0")
+	h.run("ip link add br0 type bridge; ip link set br0 addrgenmode none; ip link set br0 up; ip link set eth0 master br0; ip addr add 10.0.0.2/24 dev br0")
 	router.reaches("10.0.0.2")
 	before := h.snapshot()
 	p := plan(t, External{Switch: "LAN", Bridge: "br0"})
