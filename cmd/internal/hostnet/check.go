@@ -73,6 +73,9 @@ func (h host) check(p *Plan) error {
 		checkObject(&o, nic, p.Device, all, refuse)
 	}
 	if v := p.before.find(nic); v != nil {
+		if !v.Up && len(p.before.of(address)) > 0 {
+			refuse("it is down, and has addresses: bring it up with `ip link set %s up`, or remove them", nic)
+		}
 		if v.Silent {
 			refuse("the nftables table netdev %s is there: another switch has taken it, or remove it with `%s`", silencer(nic), silenceCommand(nic, false))
 		}

@@ -36,6 +36,7 @@ func TestRefusals(t *testing.T) {
 		{"an ingress queueing discipline", "tc qdisc add dev eth0 clsact", "tc qdisc del dev eth0 clsact", External{}, nil, "(clsact) is set up on it: remove it with `tc qdisc delete dev eth0 clsact`"},
 		{"Wi-Fi, by its type", "", "", External{}, map[string]string{"sys/class/net/eth0/uevent": "DEVTYPE=wlan\nINTERFACE=eth0\n"}, "it is a Wi-Fi adapter"},
 		{"Wi-Fi, by its radio", "", "", External{}, map[string]string{"sys/class/net/eth0/phy80211/name": "phy0\n"}, "make an internal switch with nat instead"},
+		{"down, with addresses", "ip link add o0 type veth peer name o1; ip addr add 10.7.0.1/24 dev o0", "ip link del o0", External{NIC: "o0"}, nil, "it is down, and has addresses: bring it up"},
 		{"networkd", "", "", External{}, map[string]string{"run/systemd/netif/links/" + index: "# private\nADMIN_STATE=configured\n"}, "systemd-networkd manages it (configured)"},
 		{"NetworkManager", "", "", External{}, map[string]string{"run/NetworkManager/devices/" + index: "[device]\nmanaged=true\n"}, "NetworkManager manages it"},
 		{"a name that is taken", "ip link add vEth-LAN type bridge", "ip link del vEth-LAN", External{}, nil, "there is a device vEth-LAN already"},

@@ -122,7 +122,7 @@ func difference(is, want state, devices []string, foreseen bool) []step {
 			add(setMaster(w.Name, w.Master))
 		}
 		if w.Up && !l.Up {
-			add(setUp(w.Name))
+			add(bringUp(*l, w)...)
 		}
 		if l.Silent && !w.Silent {
 			add(setSilent(w.Name, false))
@@ -151,8 +151,11 @@ func difference(is, want state, devices []string, foreseen bool) []step {
 		}
 	}
 	for _, l := range is.Links {
-		if want.find(l.Name) == nil {
+		switch w := want.find(l.Name); {
+		case w == nil:
 			add(removeLink(l))
+		case l.Up && !w.Up:
+			add(setDown(l.Name))
 		}
 	}
 	return steps
@@ -193,6 +196,9 @@ func addressesOut(is, want state, devices []string) []step {
 		l, w := is.find(name), want.find(name)
 		if l != nil && l.Settings[disableIPv6] == "0" && (w == nil || w.Settings[disableIPv6] == "1") {
 			off[name] = true
+			if w != nil && w.Up && !l.Up {
+				continue // done by bringUp
+			}
 			steps = append(steps, set(disableIPv6, name, "1"))
 		}
 	}
@@ -401,6 +407,15 @@ func freshSettings(mtu int) map[string]string {
 	return fresh
 }
 
+// bringUp has a device up, and IPv6 off before if it shall be, so that the kernel makes no addresses.
+func bringUp(is, want link) []step {
+	steps := []step{setUp(is.Name)}
+	if is.Settings[disableIPv6] == "0" && want.Settings[disableIPv6] == "1" {
+		steps = append([]step{set(disableIPv6, is.Name, "1")}, steps...)
+	}
+	return steps
+}
+
 // withLink runs f on the device of that name.
 func withLink(name string, f func(netlink.Link) error) error {
 	l, err := netlink.LinkByName(name)
@@ -428,6 +443,10 @@ func setMTU(name string, mtu int) step {
 
 func setUp(name string) step {
 	return step{fmt.Sprintf("ip link set %s up", name), func() error { return withLink(name, netlink.LinkSetUp) }}
+}
+
+func setDown(name string) step {
+	return step{fmt.Sprintf("ip link set %s down", name), func() error { return withLink(name, netlink.LinkSetDown) }}
 }
 
 func setMaster(name, master string) step {

@@ -169,6 +169,27 @@ func TestExclusive(t *testing.T) {
 	}
 }
 
+// A NIC that nobody has used, and that is down, is up for the switch, and down again afterwards.
+func TestUnusedNIC(t *testing.T) {
+	if !isolated(t) {
+		return
+	}
+	h, _ := newHost(t)
+	h.run("ip link set eth0 down")
+	before := h.snapshot()
+	for _, e := range []External{{Driver: Bridge}, {Driver: Packet}, {Driver: Bridge, Exclusive: true}, {Driver: Packet, Exclusive: true}} {
+		e.Switch, e.NIC = "LAN", "eth0"
+		to, stop := takeOver(t, e, t.TempDir())
+		commit(t, to)
+		if out := h.run("ip link show eth0"); !strings.Contains(out, "LOWER_UP") {
+			t.Errorf("%+v: the NIC is down:\n%s", e, out)
+		}
+		rollback(t, to)
+		stop()
+		same(t, string(e.Driver), before, h.snapshot())
+	}
+}
+
 // A bridge that is there is joined, and nothing changes.
 func TestExistingBridge(t *testing.T) {
 	if !isolated(t) {

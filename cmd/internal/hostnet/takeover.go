@@ -41,8 +41,8 @@ func (t *Takeover) Device() string { return t.device }
 // MTU is that of the network.
 func (t *Takeover) MTU() int { return t.mtu }
 
-// Begin writes the journal into dir, which is made if it is not there, and makes the host's own adapter; nothing moves
-// yet. With the driver Packet, the caller now opens the TAP, which is Device, and the NIC, and joins
+// Begin writes the journal into dir, which is made if it is not there, makes the host's own adapter, and brings a NIC up that is
+// down; nothing moves yet. With the driver Packet, the caller now opens the TAP, which is Device, and the NIC, and joins
 // both with the switch, before Commit moves the host's addresses to it. Call Rollback to give up.
 func (p *Plan) Begin(dir string, log *slog.Logger) (*Takeover, error) {
 	t := &Takeover{dir: dir, log: log, stepper: p.stepper, plan: p, external: p.External, device: p.Device, mtu: p.MTU}
@@ -73,11 +73,16 @@ func (p *Plan) Begin(dir string, log *slog.Logger) (*Takeover, error) {
 	if err := t.write(); err != nil {
 		return nil, err
 	}
+	var steps []step
 	if w := p.after.find(p.Device); w != nil {
-		for _, s := range makeLink(*w) {
-			if err := t.do(s); err != nil {
-				return nil, errors.Join(err, t.Rollback())
-			}
+		steps = makeLink(*w)
+	}
+	if nic := p.before.find(p.External.NIC); !nic.Up { // whoever opens it wants it up
+		steps = append(steps, bringUp(*nic, *p.after.find(nic.Name))...)
+	}
+	for _, s := range steps {
+		if err := t.do(s); err != nil {
+			return nil, errors.Join(err, t.Rollback())
 		}
 	}
 	return t, nil
