@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+	"maps"
 	"net/netip"
 	"path/filepath"
 	"reflect"
@@ -19,8 +20,10 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
 
 	"polder/vswitch"
 )
@@ -285,7 +288,7 @@ func Parse(file string, text []byte) (*Config, error) {
 	c := &Config{}
 	dec := yaml.NewDecoder(bytes.NewReader(text), append(slices.Clip(readers), yaml.Strict())...)
 	if err := dec.Decode(c); err != nil && !errors.Is(err, io.EOF) { // a file of comments is no error
-		return nil, decodeError(file, text, err)
+		return nil, decodeError(file, text, reflect.TypeFor[Config](), err)
 	}
 	c.complete(filepath.Dir(file))
 	return c, c.check(file, text)
@@ -298,7 +301,7 @@ func (s *Switch) Marshal() ([]byte, error) { return yaml.MarshalWithOptions(s, w
 func ParseACL(name string, text []byte) (rules []ACLRule, err error) {
 	dec := yaml.NewDecoder(bytes.NewReader(text), append(slices.Clip(readers), yaml.Strict())...)
 	if err := dec.Decode(&rules); err != nil && !errors.Is(err, io.EOF) {
-		return nil, decodeError(name, text, err)
+		return nil, decodeError(name, text, reflect.TypeFor[[]ACLRule](), err)
 	}
 	p := Policy{ACL: rules}
 	return rules, p.Check()
@@ -311,15 +314,15 @@ func ParseSwitch(name string, text []byte) (*Switch, error) {
 	s := &c.Switches[0]
 	dec := yaml.NewDecoder(bytes.NewReader(text), append(slices.Clip(readers), yaml.Strict())...)
 	if err := dec.Decode(s); err != nil && !errors.Is(err, io.EOF) {
-		return nil, decodeError(name, text, err)
+		return nil, decodeError(name, text, reflect.TypeFor[Switch](), err)
 	}
 	c.complete(".")
 	return s, c.check("", nil)
 }
 
 // decodeError puts the position before the message, as compilers do, and proposes the key
-// that was meant.
-func decodeError(file string, text []byte, err error) error {
+// that was meant. of is what the text was to be.
+func decodeError(file string, text []byte, of reflect.Type, err error) error {
 	var ve valueError
 	if errors.As(err, &ve) {
 		// The decoder does not say where. A value that cannot be read is hardly one of another key, too.
@@ -336,8 +339,11 @@ func decodeError(file string, text []byte, err error) error {
 	pos, msg := ye.GetToken().Position, ye.GetMessage()
 	if m := unknownField.FindStringSubmatch(msg); m != nil {
 		msg = fmt.Sprintf("unknown key %q", m[1])
+		keys := keysOf(typeAt(text, of, pos))
 		if k := nearest(m[1], keys); k != "" {
 			msg += fmt.Sprintf(": did you mean %q?", k)
+		} else {
+			msg += ": here can be " + strings.Join(keys, ", ")
 		}
 	}
 	return fmt.Errorf("%s:%d:%d: %s", file, pos.Line, pos.Column, msg)
@@ -345,32 +351,73 @@ func decodeError(file string, text []byte, err error) error {
 
 var unknownField = regexp.MustCompile(`unknown field "([^"]*)"`)
 
-// keys are all there are, for proposals.
-var keys = keysOf(reflect.TypeFor[Config]())
-
-// keysOf returns the keys of t and of what is in it.
-func keysOf(t reflect.Type) (keys []string) {
-	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
-		t = t.Elem()
+// typeAt returns the struct whose key is at pos in a text that is a t; t's own if it is not found.
+func typeAt(text []byte, t reflect.Type, pos *token.Position) reflect.Type {
+	f, err := parser.ParseBytes(text, 0)
+	if err != nil || len(f.Docs) == 0 {
+		return t
 	}
-	if t.Kind() != reflect.Struct {
+	var find func(n ast.Node, t reflect.Type) reflect.Type
+	find = func(n ast.Node, t reflect.Type) reflect.Type {
+		for t.Kind() == reflect.Pointer {
+			t = t.Elem()
+		}
+		switch n := n.(type) {
+		case *ast.SequenceNode:
+			for _, v := range n.Values {
+				if t.Kind() == reflect.Slice {
+					if found := find(v, t.Elem()); found != nil {
+						return found
+					}
+				}
+			}
+		case *ast.MappingNode:
+			if t.Kind() != reflect.Struct {
+				return nil
+			}
+			for _, v := range n.Values {
+				if p := v.Key.GetToken().Position; p.Line == pos.Line && p.Column == pos.Column {
+					return t
+				}
+				if field, ok := fieldsOf(t)[v.Key.GetToken().Value]; ok {
+					if found := find(v.Value, field); found != nil {
+						return found
+					}
+				}
+			}
+		}
 		return nil
 	}
-	for i := range t.NumField() {
-		if tag, ok := t.Field(i).Tag.Lookup("yaml"); ok {
-			if name, _, _ := strings.Cut(tag, ","); name != "" {
-				keys = append(keys, name)
-			}
-			keys = append(keys, keysOf(t.Field(i).Type)...)
-		}
+	if found := find(f.Docs[0].Body, t); found != nil {
+		return found
 	}
-	slices.Sort(keys)
-	return slices.Compact(keys)
+	for t.Kind() == reflect.Slice {
+		t = t.Elem()
+	}
+	return t
 }
 
-// nearest returns the word at an edit distance of at most a third of s's length.
+// fieldsOf returns the types of a struct's fields by their keys.
+func fieldsOf(t reflect.Type) map[string]reflect.Type {
+	fields := map[string]reflect.Type{}
+	for i := range t.NumField() {
+		name, _, _ := strings.Cut(t.Field(i).Tag.Get("yaml"), ",")
+		switch {
+		case name != "":
+			fields[name] = t.Field(i).Type
+		case t.Field(i).Anonymous:
+			maps.Copy(fields, fieldsOf(t.Field(i).Type))
+		}
+	}
+	return fields
+}
+
+// keysOf returns the keys of a struct.
+func keysOf(t reflect.Type) []string { return slices.Sorted(maps.Keys(fieldsOf(t))) }
+
+// nearest returns the word at an edit distance of at most a third of s's length, or 1.
 func nearest(s string, words []string) string {
-	best, at := "", len(s)/3+1
+	best, at := "", max(len(s)/3, 1)
 	for _, w := range words {
 		if d := distance(s, w); d <= at && (best == "" || d < at) {
 			best, at = w, d

@@ -162,7 +162,10 @@ func TestRate(t *testing.T) {
 func TestParseRefuses(t *testing.T) {
 	for _, c := range []struct{ name, edit, with, want string }{
 		{"unknown key", "lease: 2h", "leese: 2h", `f.yaml:9:7: unknown key "leese": did you mean "lease"?`},
-		{"unknown key, nothing near", "lease: 2h", "frobnicate: 2h", `f.yaml:9:7: unknown key "frobnicate"`},
+		{"unknown key, nothing near", "lease: 2h", "frobnicate: 2h", `f.yaml:9:7: unknown key "frobnicate": here can be address, boot, dns, lease, pool, reservations, root, router`},
+		{"unknown key at the top", "switches:", "switchs: []\nswitches:", `f.yaml:2:1: unknown key "switchs": did you mean "switches"?`},
+		{"a key of another place", "- {switch: lab}", "- {switch: lab, memroy: 1G}", `f.yaml:22:23: unknown key "memroy": here can be acl, bandwidth, bootindex, `},
+		{"unknown key in a rule", "- {switch: lab}", "- {switch: lab, acl: [{action: deny, port: 22}]}", `f.yaml:22:44: unknown key "port": here can be action, direction, local_port, protocol, remote, remote_port`},
 		{"bad pool", "10.9.0.100-10.9.0.200", "10.9.0.100", `f.yaml:7:13: "10.9.0.100" is no range of addresses: write it like 10.21.140.100-10.21.140.200`},
 		{"address without prefix", "10.9.0.1/24", "10.9.0.1", `f.yaml:6:16: "10.9.0.1" is no address with the length of its network's prefix: write it like 10.21.140.1/24`},
 		{"no address", "address: 10.9.0.7", "address: seven.lab", `"seven.lab" is no IP address: write it like 10.21.140.1`},
@@ -263,6 +266,28 @@ func TestPoolAbove(t *testing.T) {
 		p := PoolAbove(netip.MustParsePrefix(c.prefix))
 		if p.First.String() != c.first || p.Last.String() != c.last {
 			t.Errorf("%s: %v-%v, want %s-%s", c.prefix, p.First, p.Last, c.first, c.last)
+		}
+	}
+}
+
+// A switch and a list of rules by themselves are judged as in a file.
+func TestParsePieces(t *testing.T) {
+	for _, c := range []struct{ text, want string }{
+		{"name: lab\nageing: 3s\n", `request:2:1: unknown key "ageing": here can be ageing_time, `},
+		{`{"name":"lab","pxe":{"adress":"10.0.0.1/24"}}`, `request:1:22: unknown key "adress": did you mean "address"?`},
+		{"name: lab\nmtu: many\n", "request:2:6: "},
+		{"- name: lab\n", "request:1:1: "},
+	} {
+		if _, err := ParseSwitch("request", []byte(c.text)); err == nil || !strings.HasPrefix(err.Error(), c.want) {
+			t.Errorf("%q: got %v\nwant %s…", c.text, err, c.want)
+		}
+	}
+	for _, c := range []struct{ text, want string }{
+		{"- {action: deny}\n- {acton: deny}\n", `rules:2:4: unknown key "acton": did you mean "action"?`},
+		{"- {action: forbid}\n", `policy: acl: rule 1: action "forbid" is not one of: allow, deny, meter`},
+	} {
+		if _, err := ParseACL("rules", []byte(c.text)); err == nil || !strings.HasPrefix(err.Error(), c.want) {
+			t.Errorf("%q: got %v\nwant %s…", c.text, err, c.want)
 		}
 	}
 }
