@@ -109,7 +109,7 @@ func (c *extcapCLI) capture(env *environment) error {
 	if err != nil {
 		return err
 	}
-	body, err := client.Open(env.ctx, "GET", control.Path(api.PathCapture, q), nil)
+	body, err := client.Open(env.ctx, control.Path(api.PathCapture, q))
 	if err != nil {
 		return err
 	}

@@ -355,7 +355,7 @@ func (c *captureCmd) Run(env *environment) (err error) {
 	if c.Snaplen > 0 {
 		q.Set("snaplen", fmt.Sprint(c.Snaplen))
 	}
-	body, err := client.Open(env.ctx, "GET", control.Path(api.PathCapture, q), nil)
+	body, err := client.Open(env.ctx, control.Path(api.PathCapture, q))
 	if err != nil {
 		return err
 	}

@@ -93,6 +93,7 @@ type Port struct {
 	MAC      string            `json:"mac,omitempty"`
 	Socket   string            `json:"socket,omitempty"`
 	Attached bool              `json:"attached"`
+	Link     string            `json:"link"` // config.LinkUp or config.LinkDown, as it is now
 	RxFrames uint64            `json:"rx_frames"`
 	RxBytes  uint64            `json:"rx_bytes"`
 	TxFrames uint64            `json:"tx_frames"`

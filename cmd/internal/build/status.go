@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"polder/cmd/internal/api"
+	"polder/cmd/internal/config"
 	"polder/pxe"
 	"polder/vswitch"
 )
@@ -61,7 +62,7 @@ func (w *World) switchStatus(n *network) api.Switch {
 
 // status tells of the adapter, connected or not.
 func (a *adapter) status() api.Port {
-	p := api.Port{Name: a.Name, Drops: map[string]uint64{}}
+	p := api.Port{Name: a.Name, Link: config.LinkDown, Drops: map[string]uint64{}}
 	if a.member != nil {
 		p = portStatus(a.member)
 		p.ACL = ruleCounts(a)
@@ -99,7 +100,10 @@ func portStatus(m *vswitch.Member) api.Port {
 	p := api.Port{
 		Name: m.Name(), RxFrames: st.RxFrames, RxBytes: st.RxBytes, TxFrames: st.TxFrames, TxBytes: st.TxBytes,
 		GSOSegmented: st.GSOSegmented, ChecksumsCompleted: st.ChecksumsCompleted, MACMoves: st.MACMoves,
-		Drops: map[string]uint64{},
+		Link: config.LinkDown, Drops: map[string]uint64{},
+	}
+	if m.Link() {
+		p.Link = config.LinkUp
 	}
 	for reason, count := range st.Drops {
 		if count > 0 {

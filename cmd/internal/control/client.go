@@ -37,22 +37,23 @@ func (c *Client) Get(ctx context.Context, path string, v any) error {
 	return c.Do(ctx, http.MethodGet, path, nil, v)
 }
 
-// Do asks method of path, with body as JSON, or as it is if it is a []byte, and reads the answer into v, as JSON
-// or as it is if v is a *[]byte. Without body or v there is none.
+// Do asks method of path, with body as JSON, or as it is if it is a []byte, which is YAML, and reads the answer into
+// v, as JSON or as it is if v is a *[]byte. Without body or v there is none.
 func (c *Client) Do(ctx context.Context, method, path string, body, v any) error {
-	in := io.Reader(http.NoBody)
+	var text []byte
+	contentType := ""
 	switch b := body.(type) {
 	case nil:
 	case []byte:
-		in = bytes.NewReader(b)
+		text, contentType = b, "application/yaml"
 	default:
-		text, err := json.Marshal(b)
-		if err != nil {
+		var err error
+		if text, err = json.Marshal(b); err != nil {
 			return err
 		}
-		in = bytes.NewReader(text)
+		contentType = "application/json"
 	}
-	out, err := c.Open(ctx, method, path, in)
+	out, err := c.open(ctx, method, path, contentType, text)
 	if err != nil {
 		return err
 	}
@@ -71,7 +72,11 @@ func (c *Client) Do(ctx context.Context, method, path string, body, v any) error
 func Path(pattern string, query url.Values, names ...string) string {
 	for _, n := range names {
 		i, j := strings.IndexByte(pattern, '{'), strings.IndexByte(pattern, '}')
-		pattern = pattern[:i] + url.PathEscape(n) + pattern[j+1:]
+		part := url.PathEscape(n)
+		if strings.Trim(n, ".") == "" { // not a name, and not a way to another path either
+			part = strings.ReplaceAll(n, ".", "%2E")
+		}
+		pattern = pattern[:i] + part + pattern[j+1:]
 	}
 	if len(query) > 0 {
 		pattern += "?" + query.Encode()
@@ -91,7 +96,7 @@ func (c *Client) Attach(ctx context.Context, req api.AdapterRequest) (api.Adapte
 	if err != nil {
 		return api.Adapter{}, nil, err
 	}
-	body, err := c.Open(ctx, http.MethodPost, api.PathTemporary, bytes.NewReader(text))
+	body, err := c.open(ctx, http.MethodPost, api.PathTemporary, "application/json", text)
 	if err != nil {
 		return api.Adapter{}, nil, err
 	}
@@ -109,19 +114,26 @@ func (c *Client) Attach(ctx context.Context, req api.AdapterRequest) (api.Adapte
 
 // Events asks for what happens from now on.
 func (c *Client) Events(ctx context.Context) (*Stream, error) {
-	body, err := c.Open(ctx, http.MethodGet, api.PathEvents, http.NoBody)
+	body, err := c.Open(ctx, api.PathEvents)
 	if err != nil {
 		return nil, err
 	}
 	return newStream(body), nil
 }
 
-// Open asks method of path and returns the answer, which the caller closes. An answer that is
-// no success is an error, an *api.Problem if it is one.
-func (c *Client) Open(ctx context.Context, method, path string, body io.Reader) (io.ReadCloser, error) {
-	req, err := http.NewRequestWithContext(ctx, method, "http://polder"+path, body)
+// Open asks for what is at path and returns the answer, which the caller closes: for answers that have no end. An
+// answer that is no success is an error, an *api.Problem if it is one.
+func (c *Client) Open(ctx context.Context, path string) (io.ReadCloser, error) {
+	return c.open(ctx, http.MethodGet, path, "", nil)
+}
+
+func (c *Client) open(ctx context.Context, method, path, contentType string, body []byte) (io.ReadCloser, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://polder"+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
+	}
+	if contentType != "" {
+		req.Header.Set("Content-Type", contentType)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {

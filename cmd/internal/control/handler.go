@@ -298,7 +298,7 @@ func (h *handler) stream(rw http.ResponseWriter, r *http.Request, first *api.Eve
 	rw.Header().Set("Content-Type", "text/event-stream")
 	rw.Header().Set("Cache-Control", "no-store")
 	rw.WriteHeader(http.StatusOK)
-	flush := http.NewResponseController(rw)
+	flush := endless(rw)
 	send := func(e *api.Event) error {
 		text, err := json.Marshal(e)
 		if err != nil {
@@ -335,7 +335,7 @@ func (h *handler) capture(rw http.ResponseWriter, r *http.Request) (any, error) 
 	if err != nil {
 		return nil, err
 	}
-	out := &flusher{rw: rw, flush: http.NewResponseController(rw)}
+	out := &flusher{rw: rw, flush: endless(rw)}
 	rw.Header().Set("Content-Type", "application/x-pcapng")
 	o := api.CaptureOptions{Switch: r.FormValue("switch"), Ports: r.Form["port"], Snaplen: snaplen, DropsOnly: drops}
 	if err := h.w.Capture(r.Context(), out, o); err != nil && !out.begun {

@@ -60,6 +60,13 @@ func noBody(r *http.Request) error {
 	return nil
 }
 
+// endless lets an answer go on for as long as its client stays, and returns what sends the parts at once.
+func endless(rw http.ResponseWriter) *http.ResponseController {
+	c := http.NewResponseController(rw)
+	_ = c.SetWriteDeadline(time.Time{})
+	return c
+}
+
 // flag returns a parameter that is true or false.
 func flag(r *http.Request, name string) (bool, error) {
 	text := r.FormValue(name)
@@ -138,9 +145,11 @@ func refuse(rw http.ResponseWriter, err error) {
 	reply(rw, p.Status, "application/problem+json", p)
 }
 
-// problems makes problems of what the router itself refuses.
+// problems makes problems of what the router itself refuses. It bounds how long a client that does not read its answer
+// is waited for; endless lifts that.
 func problems(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(rw).SetWriteDeadline(time.Now().Add(2 * answerTime)) // not of a test's recorder
 		next.ServeHTTP(&routed{ResponseWriter: rw, path: r.URL.Path, method: r.Method}, r)
 	})
 }

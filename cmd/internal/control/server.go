@@ -77,6 +77,7 @@ func Listen(path string, gid int, w World, log *slog.Logger) (*Server, error) {
 		Handler:           logChanges(Handler(w), log),
 		ConnContext:       withPeer,
 		ReadHeaderTimeout: requestTime,
+		IdleTimeout:       answerTime,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 		ConnState: func(_ net.Conn, state http.ConnState) {
