@@ -79,10 +79,10 @@ type hostQueue struct {
 	fd   int
 	wake int // an eventfd that makes Wait return
 
-	// receive reads one frame into p. No error and no frame: there was one, which is lost.
+	// receive reads one frame into p. EAGAIN: there is none. No error and no frame: there was one, which is lost.
 	receive func(fd int, p []byte) (header, frame []byte, err unix.Errno)
 
-	// failed returns the error that ends the queue for one of receive's; nil: none does.
+	// failed says what another error of receive means. It ends the queue.
 	failed func(err unix.Errno) error
 
 	// Of the worker.
@@ -225,10 +225,8 @@ func (q *hostQueue) read(budget int) (n int) {
 		case errno == unix.EAGAIN:
 			return n
 		case errno != 0:
-			if q.err = q.failed(errno); q.err != nil {
-				return n
-			}
-			continue
+			q.err = q.failed(errno)
+			return n
 		case frame == nil:
 			q.port.broken.Add(1)
 			continue

@@ -75,7 +75,7 @@ func OpenPacket(c PacketConfig) (*Packet, error) {
 		// Without USO: there is no telling whether the kernel can (Linux 6.2).
 		p.accepts = vswitch.OffloadChecksum | vswitch.OffloadTSO4 | vswitch.OffloadTSO6 | vswitch.OffloadECN
 	}
-	p.fell = p.fall
+	p.fell = func() { p.fall(p.queues[0].fd) }
 	if err := p.open(max(c.Queues, 1)); err != nil {
 		p.Close()
 		return nil, fmt.Errorf("interface %q: %w", c.Interface, err)
@@ -105,7 +105,7 @@ func (p *Packet) open(queues int) error {
 			return err
 		}
 		s := &packetSocket{port: p}
-		q.receive, q.failed = s.receive, s.failed
+		q.receive, q.failed = s.receive, packetFailed
 		p.queues, p.sockets = append(p.queues, q), append(p.sockets, s)
 	}
 	if queues > 1 { // each has had all the frames until it joined the group
@@ -176,10 +176,11 @@ func networkOrder(v uint16) uint16 {
 
 // packetJoin has fd share the interface's frames with the sockets of a group, and returns its number; 0 begins one.
 func packetJoin(fd, group int) (int, error) {
-	how := group | unix.PACKET_FANOUT_HASH<<16
+	flags := unix.PACKET_FANOUT_HASH | unix.PACKET_FANOUT_FLAG_IGNORE_OUTGOING // which is no longer up to each socket
 	if group == 0 {
-		how |= unix.PACKET_FANOUT_FLAG_UNIQUEID << 16
+		flags |= unix.PACKET_FANOUT_FLAG_UNIQUEID
 	}
+	how := group | flags<<16
 	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_FANOUT, how); err != nil {
 		return 0, fmt.Errorf("PACKET_FANOUT: %w", err)
 	}
@@ -201,6 +202,9 @@ func (s *packetSocket) receive(fd int, p []byte) (header, frame []byte, errno un
 	switch {
 	case errno == unix.EINVAL: // no header can tell of it, and it is gone
 		return nil, nil, 0
+	case errno == unix.ENETDOWN:
+		s.port.fall(fd)
+		return nil, nil, unix.EAGAIN
 	case errno == unix.EAGAIN && s.port.fallen.Load():
 		return nil, nil, s.port.look(fd)
 	case errno != 0:
@@ -241,51 +245,56 @@ func packetTag(control []byte) uint32 {
 	return kind<<16 | uint32(binary.NativeEndian.Uint16(data[16:]))
 }
 
-// look is called with one of the sockets, when there is nothing to receive from an interface that was found down. It
-// returns EAGAIN, or ENODEV if the interface is no more.
-func (p *Packet) look(fd int) unix.Errno {
+// packetState tells of a socket's interface whether it is up, and whether it is no more.
+func packetState(fd int) (up, gone bool) {
 	address, err := unix.Getsockname(fd)
-	if a, ok := address.(*unix.SockaddrLinklayer); err != nil || !ok || a.Ifindex <= 0 {
-		return unix.ENODEV
-	} else if packetUp(fd, a.Ifindex) && p.fallen.CompareAndSwap(true, false) {
-		p.log.Info("the interface is up again", "interface", p.name)
+	a, ok := address.(*unix.SockaddrLinklayer)
+	if err != nil || !ok || a.Ifindex <= 0 {
+		return false, true
 	}
-	return unix.EAGAIN
-}
-
-// packetUp reports whether an interface is up.
-func packetUp(fd, index int) bool {
 	request, err := unix.NewIfreq("")
 	if err == nil {
-		request.SetUint32(uint32(index))
+		request.SetUint32(uint32(a.Ifindex))
 		err = unix.IoctlIfreq(fd, unix.SIOCGIFNAME, request)
 	}
 	if err == nil {
 		err = unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, request)
 	}
-	return err == nil && request.Uint16()&unix.IFF_UP != 0
+	return err == nil && request.Uint16()&unix.IFF_UP != 0, false
 }
 
-// failed judges an error of receive.
-func (s *packetSocket) failed(errno unix.Errno) error {
-	switch errno {
-	case unix.ENETDOWN:
-		s.port.fall()
-		return nil
-	case unix.ENODEV:
-		return fmt.Errorf("it was removed: %w", errno)
+// fall is called when a socket has told that the interface is down, to whichever goroutine. It has told once since that
+// happened, which may be long ago, and will not when the interface comes up, nor when it is deleted after that. So the
+// workers, which fall wakes, look from now on.
+func (p *Packet) fall(fd int) {
+	if p.fallen.Load() {
+		return
 	}
-	return fmt.Errorf("recvmsg: %w", errno)
-}
-
-// fall is called when the interface was found down, by whichever goroutine got the error. A socket is told when its
-// interface goes down, and not when it comes up, nor when it is deleted after that. So the workers, which fall wakes,
-// look from now on.
-func (p *Packet) fall() {
-	if p.fallen.CompareAndSwap(false, true) {
+	if up, _ := packetState(fd); !up && p.fallen.CompareAndSwap(false, true) {
 		p.log.Warn("the interface is down", "interface", p.name)
 		p.wakeAll()
 	}
+}
+
+// look is called when there is nothing to receive from an interface that was found down. It returns EAGAIN, or ENODEV
+// when there never will be.
+func (p *Packet) look(fd int) unix.Errno {
+	up, gone := packetState(fd)
+	switch {
+	case gone:
+		return unix.ENODEV
+	case up && p.fallen.CompareAndSwap(true, false):
+		p.log.Info("the interface is up again", "interface", p.name)
+	}
+	return unix.EAGAIN
+}
+
+// packetFailed judges an error of receive.
+func packetFailed(errno unix.Errno) error {
+	if errno == unix.ENODEV {
+		return fmt.Errorf("it was removed: %w", errno)
+	}
+	return fmt.Errorf("recvmsg: %w", errno)
 }
 
 // Stats returns the port's counters.
