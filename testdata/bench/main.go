@@ -58,7 +58,7 @@ type benchmark interface {
 }
 
 var benchmarks = slices.Concat(all(bootComparisons), all(romComparisons), all(wireComparisons), all(tcpComparisons),
-	all(vhostComparisons), all(umlComparisons), all(tcgComparisons), all(idleMeasurements))
+	all(vhostComparisons), all(umlComparisons), all(tcgComparisons), all(uplinkComparisons), all(idleMeasurements))
 
 func all[B benchmark](of []B) (list []benchmark) {
 	for _, b := range of {
