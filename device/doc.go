@@ -37,6 +37,13 @@
 // after by one of the process's Workers, which sleep when there is nothing to do or, in poll mode, never. The rest is the same: an
 // adapter outlives its attachments, a worker pulls and forwards, Deliver copies into the guest's memory.
 //
+// # The host
+//
+// A Tap is an interface of the host whose other end is the switch, and a Packet is an interface whose
+// other end is a wire. Either is one or several descriptors, with a worker (Run) for each, which reads frames into memory of its
+// own and forwards them. Deliver writes to a descriptor, from where a frame lies in the sender's memory: the kernel copies it, and
+// for a Tap goes on with it through the host's stack before the call returns.
+//
 // # Locks
 //
 // Tulip.gate is held for reading during one Pull and for writing while memory is mapped or
@@ -47,6 +54,9 @@
 // Each ring of a VirtioNet has a lock. That of a transmit ring is held during a whole Pull, also while the switch is
 // called; that of a receive ring never. Memory changes only while no ring runs, and to stop a
 // ring takes its lock, so there is nothing else for memory to be held by.
+//
+// Deliver of a Tap or a Packet takes a lock that others who deliver can have at the same time: it is only
+// there to have the descriptors closed when nobody uses them.
 //
 // # Hostile guests
 //
