@@ -65,7 +65,7 @@ func New(c *config.Config, dir, version string, log *slog.Logger) (_ *World, err
 	w := &World{
 		version: version, dir: dir, log: log, started: time.Now(),
 		switches: map[string]*network{}, adapters: map[string]*adapter{},
-		spinners: vfiouser.NewSpinners(processors() - 1),
+		spinners: vfiouser.NewSpinners(spareProcessors()),
 	}
 	defer func() {
 		if err != nil {
@@ -76,7 +76,7 @@ func New(c *config.Config, dir, version string, log *slog.Logger) (_ *World, err
 		if w.workers, err = device.NewPollers(c.PollCPUs); err != nil {
 			return nil, fmt.Errorf("poll mode: %w", err)
 		}
-	} else if w.workers, err = device.NewWorkers(processors()-1, w.spinners); err != nil {
+	} else if w.workers, err = device.NewWorkers(spareProcessors(), w.spinners); err != nil {
 		return nil, fmt.Errorf("workers: %w", err)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -107,13 +107,15 @@ func New(c *config.Config, dir, version string, log *slog.Logger) (_ *World, err
 	return w, nil
 }
 
-// processors is how many processors the machine has online; 1 if it cannot tell.
-func processors() int {
-	n, err := sysconf.Sysconf(sysconf.SC_NPROCESSORS_ONLN)
-	if err != nil {
-		return 1
+// spareProcessors is how many processors may be kept busy looking out for frames: all that this process may run on, if the
+// machine has others for the guests, or else one fewer; 0 if it cannot tell.
+func spareProcessors() int {
+	ours, err := sysconf.Sysconf(sysconf.SC_NPROCESSORS_ONLN) // by sched_getaffinity
+	all, allErr := sysconf.Sysconf(sysconf.SC_NPROCESSORS_CONF)
+	if err != nil || allErr != nil {
+		return 0
 	}
-	return int(n)
+	return int(min(ours, all-1))
 }
 
 // SocketPath is where an adapter's hypervisor attaches, unless the operator says otherwise.
