@@ -19,8 +19,8 @@ func TestSyntheticRestart(t *testing.T) {
 	for _, g := range []*guest.Guest{a, b} {
 		expect(t, g, bootLimit, `^T_HOLD`)
 	}
-	command(t, b, "step_serve")
-	command(t, a, "iperf3 -c 10.21.140.12 -t 600 >/dev/null 2>&1 &") // so that rings are at work when the daemon ends
+	command(t, b, "step_serve; iperf3 -s -p 5202 -D")
+	command(t, a, "iperf3 -c 10.21.140.12 -p 5202 -t 600 >/dev/null 2>&1 &") // so that rings are at work when the daemon ends
 	for round := range 3 {
 		if err := d.Restart(); err != nil {
 			t.Fatal(err)
