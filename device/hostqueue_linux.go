@@ -29,6 +29,17 @@ type HostStats struct {
 	Broken uint64 // frames to the switch that cannot be expressed by a virtio_net_hdr, or are too long
 }
 
+// maxHostQueues is how many queues a TAP device can have, and sockets that share an interface.
+const maxHostQueues = 256
+
+// checkHostQueues returns the number of queues that a configuration asks for.
+func checkHostQueues(n int) (int, error) {
+	if n < 0 || n > maxHostQueues {
+		return 0, fmt.Errorf("%d queues: from 1 to %d", n, maxHostQueues)
+	}
+	return max(n, 1), nil
+}
+
 // hostHeader is the length in bytes of the struct virtio_net_hdr before each frame, in both directions. It is without
 // num_buffers, which means nothing here, and in the byte order of the machine.
 const hostHeader = legacyHeader

@@ -70,13 +70,17 @@ const (
 // OpenPacket takes an interface. It takes CAP_NET_RAW in the interface's network namespace. The interface is
 // promiscuous until Close or the process's end.
 func OpenPacket(c PacketConfig) (*Packet, error) {
+	queues, err := checkHostQueues(c.Queues)
+	if err != nil {
+		return nil, fmt.Errorf("interface %q: %w", c.Interface, err)
+	}
 	p := &Packet{hostPort: hostPort{kind: "interface", name: c.Interface, log: c.Log, spinners: c.Spinners}}
 	if !c.NoOffload {
 		// Without USO: there is no telling whether the kernel can (Linux 6.2).
 		p.accepts = vswitch.OffloadChecksum | vswitch.OffloadTSO4 | vswitch.OffloadTSO6 | vswitch.OffloadECN
 	}
 	p.fell = func() { p.fall(p.queues[0].fd) }
-	if err := p.open(max(c.Queues, 1)); err != nil {
+	if err := p.open(queues); err != nil {
 		p.Close()
 		return nil, fmt.Errorf("interface %q: %w", c.Interface, err)
 	}

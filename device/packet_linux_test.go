@@ -159,7 +159,7 @@ func TestPacketErrors(t *testing.T) {
 		{device.PacketConfig{Interface: "sixteen.letters!"}, "longer than 15 bytes"},
 		{device.PacketConfig{Interface: "lo"}, "not an Ethernet interface"},
 		{device.PacketConfig{Interface: "layer3"}, "not an Ethernet interface"},
-		{device.PacketConfig{Interface: "nic0", Queues: 257}, "PACKET_FANOUT"},
+		{device.PacketConfig{Interface: "nic0", Queues: 257}, "from 1 to 256"},
 	} {
 		test.config.Log = discard
 		p, err := device.OpenPacket(test.config)

@@ -40,7 +40,10 @@ var _ vswitch.OffloadPort = (*Tap)(nil)
 // A device that it makes is there until Close or the process's end. It takes CAP_NET_ADMIN in the namespace, or a device that was
 // made for the process's user.
 func OpenTap(c TapConfig) (*Tap, error) {
-	queues := max(c.Queues, 1)
+	queues, err := checkHostQueues(c.Queues)
+	if err != nil {
+		return nil, fmt.Errorf("TAP device %q: %w", c.Name, err)
+	}
 	t := &Tap{hostPort{kind: "TAP device", name: c.Name, log: c.Log, spinners: c.Spinners}}
 	for range queues {
 		if err := t.open(queues > 1, c.NoOffload); err != nil {
