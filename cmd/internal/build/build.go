@@ -67,12 +67,8 @@ func New(c *config.Config, o Options) (_ *World, err error) {
 		if w.workers, err = device.NewPollers(c.PollCPUs); err != nil {
 			return nil, fmt.Errorf("poll mode: %w", err)
 		}
-<<<<<<< HEAD
 		w.config.PollCPUs = c.PollCPUs
-	} else if w.workers, err = device.NewWorkers(processors()-1, w.spinners); err != nil {
-=======
 	} else if w.workers, err = device.NewWorkers(spareProcessors(), w.spinners); err != nil {
->>>>>>> main
 		return nil, fmt.Errorf("workers: %w", err)
 	}
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
@@ -100,7 +96,6 @@ func New(c *config.Config, o Options) (_ *World, err error) {
 	return w, nil
 }
 
-<<<<<<< HEAD
 // setPool changes the range of addresses that adapters are given from now on.
 func (w *World) setPool(rng *config.MACPool) error {
 	w.config.MACPool, w.pool = rng, nil
@@ -211,12 +206,6 @@ func (w *World) snapshot() *config.Config {
 	return &c
 }
 
-// processors is how many processors the machine has online; 1 if it cannot tell.
-func processors() int {
-	n, err := sysconf.Sysconf(sysconf.SC_NPROCESSORS_ONLN)
-	if err != nil {
-		return 1
-=======
 // spareProcessors is how many processors may be kept busy looking out for frames: all that this process may run on, if the
 // machine has others for the guests, or else one fewer; 0 if it cannot tell.
 func spareProcessors() int {
@@ -224,7 +213,6 @@ func spareProcessors() int {
 	all, allErr := sysconf.Sysconf(sysconf.SC_NPROCESSORS_CONF)
 	if err != nil || allErr != nil {
 		return 0
->>>>>>> main
 	}
 	return int(min(ours, all-1))
 }
