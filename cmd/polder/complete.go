@@ -8,7 +8,6 @@ import (
 	"github.com/alecthomas/kong"
 
 	"polder/cmd/internal/api"
-	"polder/cmd/internal/control"
 )
 
 // completionCmd prints a shell's completion script. The script asks polder itself what can follow, so it
@@ -96,6 +95,8 @@ func complete(node *kong.Node, words []string, names func(kind string) []string)
 			if child := childOf(node, w); child != nil {
 				node = child
 				flags = append(flags, node.Flags...)
+			} else if len(node.Children) > 0 {
+				return nil // no such command
 			} else {
 				at++
 			}
@@ -166,9 +167,9 @@ func valuesOf(v *kong.Value, names func(string) []string) (list []string) {
 	return names(v.Tag.Get("complete"))
 }
 
-// names returns the names of the daemon's switches, adapters or ports; none if there is no daemon.
+// names returns the names of the daemon's switches, adapters, ports or VMs; none if there is no daemon.
 func (e *environment) names(kind string) (list []string) {
-	if !slices.Contains([]string{"switch", "adapter", "port"}, kind) || !control.Alive(e.control()) {
+	if !slices.Contains([]string{"switch", "adapter", "port", "vm"}, kind) {
 		return nil
 	}
 	var s api.Status
@@ -180,14 +181,20 @@ func (e *environment) names(kind string) (list []string) {
 			list = append(list, sw.Name)
 		}
 		for _, p := range sw.Ports {
-			if kind == "port" || kind == "adapter" && p.VM != "" {
+			switch {
+			case kind == "port" || kind == "adapter" && p.VM != "":
 				list = append(list, p.Name)
+			case kind == "vm" && p.VM != "":
+				list = append(list, p.VM)
 			}
 		}
 	}
 	for _, p := range s.Adapters {
-		if kind != "switch" {
+		switch kind {
+		case "adapter", "port":
 			list = append(list, p.Name)
+		case "vm":
+			list = append(list, p.VM)
 		}
 	}
 	return list

@@ -43,9 +43,6 @@ func isExtcap(args []string) bool {
 	return false
 }
 
-// systemDir is where the service of the system has its sockets.
-const systemDir = "/run/polder"
-
 // extcap answers Wireshark.
 func extcap(args []string, env *environment) error {
 	var c extcapCLI

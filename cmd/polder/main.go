@@ -37,6 +37,7 @@ type cli struct {
 
 	Show     showCmd      `cmd:"" help:"Show the switches and what is on them." group:"Daemon"`
 	Apply    applyCmd     `cmd:"" help:"Make a file the daemon's configuration." group:"Daemon"`
+	Config   configCmd    `cmd:"" help:"Print the daemon's running configuration, as a file." group:"Daemon"`
 	Switch   switchCmds   `cmd:"" help:"Add, remove and show switches." group:"Daemon"`
 	Adapter  adapterCmds  `cmd:"" help:"Add, change, connect and remove adapters." group:"Daemon"`
 	VLAN     vlanCmds     `cmd:"" name:"vlan" help:"Put adapters into VLANs." group:"Daemon"`
@@ -81,17 +82,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	var c cli
 	exited := -1
-	parser, err := kong.New(&c,
-		kong.Name("polder"),
-		kong.Description("Hyper-V's virtual networks for QEMU: a network adapter that needs no driver installation, network boot, and a learning switch, in one process."),
-		kong.Vars{"runtime_dir": runtimeDir(), "state_dir": stateDir(), "default_switch": config.DefaultSwitch, "address": config.DefaultAddress.String()},
-		kong.Writers(stdout, stderr),
-		kong.Exit(func(status int) { exited = status }),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
-	)
-	if err != nil {
-		panic(err) // the struct above is wrong
-	}
+	parser := newParser(&c, stdout, stderr, func(status int) { exited = status })
 	ctx, err := parser.Parse(args)
 	if exited >= 0 {
 		return exited // --help
@@ -129,6 +120,22 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	fmt.Fprintf(stderr, "polder: %v\n", err)
 	return exitFailure
+}
+
+// newParser returns the parser of command lines into c. exit is called when it has answered --help.
+func newParser(c *cli, stdout, stderr io.Writer, exit func(status int)) *kong.Kong {
+	parser, err := kong.New(c,
+		kong.Name("polder"),
+		kong.Description("Hyper-V's virtual networks for QEMU: a network adapter that needs no driver installation, network boot, and a learning switch, in one process."),
+		kong.Vars{"runtime_dir": runtimeDir(), "state_dir": stateDir(), "default_switch": config.DefaultSwitch, "address": config.DefaultAddress.String()},
+		kong.Writers(stdout, stderr),
+		kong.Exit(exit),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+	)
+	if err != nil {
+		panic(err) // the struct above is wrong
+	}
+	return parser
 }
 
 // signals returns a context that is done when polder is told to stop. A signal that it was
@@ -187,11 +194,14 @@ func (c *cli) logger(w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, opts))
 }
 
+// systemDir is where the service of the system has its sockets.
+const systemDir = "/run/polder"
+
 // runtimeDir is where sockets go by default: root's in /run, a user's where the session has
 // its own.
 func runtimeDir() string {
 	if os.Geteuid() == 0 {
-		return "/run/polder"
+		return systemDir
 	}
 	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
 		return filepath.Join(dir, "polder")

@@ -97,7 +97,7 @@ func TestBadInput(t *testing.T) {
 		status int
 		want   string // of standard error, after "polder: "
 	}{
-		{"nothing", nil, 2, `expected one of "run", "serve", "show", "apply", "switch", ...`},
+		{"nothing", nil, 2, `expected one of "run", "serve", "show", "apply", "config", ...`},
 		{"no such command", []string{"frobnicate"}, 2, "unexpected argument frobnicate"},
 		{"log level", []string{"--log-level", "loud", "version"}, 2, `--log-level: slog: level string "loud": unknown name`},
 		{"log format", []string{"--log-format", "xml", "version"}, 2, `--log-format must be one of "text","json" but got "xml"`},

@@ -24,7 +24,10 @@ func (o output) print(w io.Writer, v any, table func(w io.Writer)) error {
 		enc.SetIndent("", "  ")
 		return enc.Encode(v)
 	case "yaml":
-		text, err := yaml.MarshalWithOptions(v, yaml.UseJSONMarshaler())
+		text, err := json.Marshal(v)
+		if err == nil {
+			text, err = yaml.JSONToYAML(text)
+		}
 		if err != nil {
 			return err
 		}

@@ -14,7 +14,7 @@ import (
 // vmFlags name a VM of a file or of the daemon.
 type vmFlags struct {
 	Config string `short:"c" help:"Configuration file; without one the daemon is asked." type:"path" placeholder:"FILE"`
-	VM     string `arg:"" help:"Name of the VM."`
+	VM     string `arg:"" complete:"vm" help:"Name of the VM."`
 }
 
 // find returns the VM, and its adapters as QEMU needs to know them.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -25,9 +26,29 @@ var asPolder = append(os.Environ(), "POLDER_TEST_MAIN=1", "GORACE=atexit_sleep_m
 type process struct {
 	t      *testing.T
 	cmd    *exec.Cmd
-	stdout bytes.Buffer
-	stderr bytes.Buffer
+	stdout text
+	stderr text
 	ended  chan struct{}
+}
+
+// text is what a process has written so far.
+type text struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+// Write implements io.Writer.
+func (w *text) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.b.Write(p)
+}
+
+// String returns all of it.
+func (w *text) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.b.String()
 }
 
 // start runs polder with a runtime directory; env is for the fake QEMU.
@@ -91,7 +112,7 @@ func TestExitStatus(t *testing.T) {
 		t.Run(c.then, func(t *testing.T) {
 			dir := t.TempDir()
 			p := start(t, dir, []string{"THEN=" + c.then}, "run", "--", qemu)
-			if got := p.wait(); got != c.want || p.stderr.Len() != 0 {
+			if got := p.wait(); got != c.want || p.stderr.String() != "" {
 				t.Errorf("status %d, want %d; on standard error: %s", got, c.want, p.stderr.String())
 			}
 			wantEmpty(t, dir)

@@ -137,6 +137,9 @@ func (c *serveCmd) reloads() bool { return c.Config != "" && !signal.Ignored(sys
 func (c *serveCmd) reload(env *environment, w *build.World) {
 	cfg, err := loadConfig(c.Config)
 	if err == nil {
+		if len(c.PollCPUs) > 0 {
+			cfg.PollCPUs = c.PollCPUs
+		}
 		var changes []api.Change
 		if changes, err = w.Apply(cfg, false); err == nil {
 			for _, ch := range changes {

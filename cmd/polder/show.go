@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"net/url"
 	"os"
@@ -19,9 +20,20 @@ import (
 	"polder/cmd/internal/control"
 )
 
-// client returns a client of the daemon, or says that there is none.
+// client returns a client of the daemon, or says that there is none. A user who runs none and names none means that of
+// the system.
 func (e *environment) client() (*control.Client, error) {
-	if !control.Alive(e.control()) {
+	err := control.Reach(e.control())
+	if err != nil && e.dir == runtimeDir() && e.dir != systemDir {
+		if _, serr := os.Stat(systemDir); serr == nil {
+			e.dir = systemDir
+			err = control.Reach(e.control())
+		}
+	}
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("%s: you may not ask this daemon: ask as its owner or as a member of its --group", e.control())
+	case err != nil:
 		return nil, fmt.Errorf("%s: no daemon answers there: start one with polder serve, or name its --runtime-dir", e.control())
 	}
 	return control.Dial(e.control()), nil
@@ -60,9 +72,9 @@ func (c *showCmd) Run(env *environment) error {
 	if c.Switch != "" {
 		i := slices.IndexFunc(s.Switches, func(sw api.Switch) bool { return sw.Name == c.Switch })
 		if i < 0 {
-			return fmt.Errorf("there is no switch %q", c.Switch)
+			return fmt.Errorf("there is no switch %q: polder show names them", c.Switch)
 		}
-		s.Switches, s.Adapters = s.Switches[i:i+1], nil
+		s.Switches, s.Adapters = s.Switches[i:i+1], []api.Port{}
 	}
 	return c.print(env.stdout, s, func(w io.Writer) {
 		row(w, "SWITCH", "TYPE", "PORT", "KIND", "STATE", "VLAN", "MAC", "RX", "TX", "DROPS")
@@ -88,15 +100,19 @@ func showPort(w io.Writer, sw, typ string, p *api.Port) {
 	row(w, sw, typ, p.Name, p.Kind, state(p), vlanOf(p), p.MAC, amount(p.RxBytes), amount(p.TxBytes), total(p.Drops))
 }
 
-// state is one word for how a port is.
+// state is how a port is: whether a hypervisor is attached, and what else an operator would wonder about.
 func state(p *api.Port) string {
-	switch {
-	case p.Policy != nil && p.Policy.Link == config.LinkDown:
-		return "link-down"
-	case p.Attached:
-		return "attached"
+	s := "off"
+	if p.Attached {
+		s = "attached"
 	}
-	return "off"
+	switch {
+	case p.Switch == "":
+		s += ", unplugged"
+	case p.Link == config.LinkDown:
+		s += ", link down"
+	}
+	return s
 }
 
 func vlanOf(p *api.Port) string {
@@ -202,17 +218,7 @@ func (c *dropsCmd) Run(env *environment) error {
 		if err != nil {
 			return err
 		}
-		var news []dropped
-		for _, d := range now {
-			for _, old := range list {
-				if old.Switch == d.Switch && old.Port == d.Port && old.Reason == d.Reason && old.Frames <= d.Frames {
-					d.Frames -= old.Frames
-				}
-			}
-			if d.Frames > 0 {
-				news = append(news, d)
-			}
-		}
+		news := droppedSince(list, now)
 		list = now
 		if len(news) > 0 {
 			if err := c.show(env, news, "FRAMES/S"); err != nil {
@@ -220,6 +226,21 @@ func (c *dropsCmd) Run(env *environment) error {
 			}
 		}
 	}
+}
+
+// droppedSince returns what now counts more than old does. A port that counts less was made anew.
+func droppedSince(old, now []dropped) (news []dropped) {
+	for _, d := range now {
+		for _, o := range old {
+			if o.Switch == d.Switch && o.Port == d.Port && o.Reason == d.Reason && o.Frames <= d.Frames {
+				d.Frames -= o.Frames
+			}
+		}
+		if d.Frames > 0 {
+			news = append(news, d)
+		}
+	}
+	return news
 }
 
 func (c *dropsCmd) read(env *environment) (list []dropped, err error) {

@@ -2,12 +2,15 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
@@ -54,6 +57,24 @@ func (c *applyCmd) Run(env *environment) error {
 	})
 }
 
+// configCmd prints the running configuration.
+type configCmd struct{}
+
+// Help implements kong's HelpProvider.
+func (configCmd) Help() string {
+	return `What operators change is gone when the daemon ends, unless it is in the file that it starts with. Keep it: polder config > FILE`
+}
+
+// Run implements the command.
+func (configCmd) Run(env *environment) error {
+	var text []byte
+	if err := env.ask(api.PathConfig, &text); err != nil {
+		return err
+	}
+	_, err := env.stdout.Write(text)
+	return err
+}
+
 // switchCmds are the verbs for switches.
 type switchCmds struct {
 	Add    switchAddCmd    `cmd:"" help:"Add a switch to the running daemon."`
@@ -75,13 +96,17 @@ type switchAddCmd struct {
 	PXEAddress   netip.Prefix   `help:"The boot service's address." name:"pxe-address" placeholder:"ADDR/BITS"`
 	Root         string         `help:"Directory of the boot service's files." type:"path" placeholder:"DIR"`
 	AgeingTime   time.Duration  `help:"How long a learned address is kept." default:"300s" placeholder:"TIME"`
+	MTU          int            `help:"Most bytes of a frame behind its Ethernet header (default: 1500)." name:"mtu" placeholder:"BYTES"`
 
 	ConfirmTimeout time.Duration `help:"Of an external switch: put the host's network back unless polder external commit is given within this time." placeholder:"TIME"`
 }
 
 // Run implements the command.
 func (c *switchAddCmd) Run(env *environment) error {
-	s := config.Switch{Name: c.Name, Type: c.Type, AgeingTime: c.AgeingTime}
+	if c.ConfirmTimeout != 0 && c.Type != config.TypeExternal {
+		return usageError{errors.New("switch add: --confirm-timeout is for --type external: others do not touch the host's network adapters")}
+	}
+	s := config.Switch{Name: c.Name, Type: c.Type, AgeingTime: c.AgeingTime, MTU: c.MTU}
 	if c.NIC != "" || c.Bridge != "" {
 		s.Uplink = &config.Uplink{NIC: c.NIC, Bridge: c.Bridge, Driver: c.Driver}
 	}
@@ -93,6 +118,7 @@ func (c *switchAddCmd) Run(env *environment) error {
 	}
 	if c.PXE || c.Root != "" || c.PXEAddress.IsValid() {
 		s.PXE = &config.PXE{Address: c.PXEAddress, Root: c.Root}
+		s.PXE.Complete(".")
 	}
 	text, err := s.Marshal()
 	if err != nil {
@@ -174,6 +200,8 @@ type adapterAddCmd struct {
 	MAC       string `help:"MAC address (default: from the pool, or made from the name)." name:"mac" placeholder:"MAC"`
 	ROM       string `help:"Boot ROM of a legacy adapter: a file, or none." name:"rom" placeholder:"FILE"`
 	Queues    int    `help:"Queue pairs of a synthetic adapter." placeholder:"N"`
+	Socket    string `help:"Path of the adapter's socket (default: in the directory of sockets)." type:"path" placeholder:"PATH"`
+	Client    bool   `help:"Of a synthetic adapter: the hypervisor listens on the socket, and Polder connects."`
 	policyFlags
 }
 
@@ -183,7 +211,7 @@ func (c *adapterAddCmd) Run(env *environment) error {
 	if err != nil {
 		return err
 	}
-	r := api.AdapterRequest{Name: c.Name, Switch: c.Switch, VM: c.VM, MAC: c.MAC, Kind: config.KindLegacy, Queues: c.Queues, Policy: p}
+	r := api.AdapterRequest{Name: c.Name, Switch: c.Switch, VM: c.VM, MAC: c.MAC, Kind: config.KindLegacy, Queues: c.Queues, Socket: c.Socket, Client: c.Client, Policy: p}
 	switch {
 	case c.Synthetic:
 		r.Kind = config.KindSynthetic
@@ -294,8 +322,8 @@ func (c *adapterShowCmd) Run(env *environment) error {
 		} {
 			row(w, line[0], line[1])
 		}
-		for reason, n := range p.Drops {
-			row(w, "dropped: "+reason, n)
+		for _, reason := range slices.Sorted(maps.Keys(p.Drops)) {
+			row(w, "dropped: "+reason, fmt.Sprintf("%d frames", p.Drops[reason]))
 		}
 		if p.Policy != nil {
 			policyRows(w, p.Policy, p.ACL)
@@ -457,6 +485,7 @@ func (c *fdbShowCmd) Run(env *environment) error {
 
 // fdbFlushCmd forgets addresses.
 type fdbFlushCmd struct {
+	output
 	Switch string `arg:"" complete:"switch" help:"Name of the switch."`
 	Port   string `complete:"port" help:"Only those behind this port." placeholder:"NAME"`
 	VLAN   int    `help:"Only those of this VLAN." name:"vlan" placeholder:"ID"`
@@ -464,10 +493,10 @@ type fdbFlushCmd struct {
 
 // Run implements the command.
 func (c *fdbFlushCmd) Run(env *environment) error {
-	return flush(env, c.Switch, c.Port, "", c.VLAN)
+	return flush(env, c.output, c.Switch, c.Port, "", c.VLAN)
 }
 
-func flush(env *environment, sw, port, mac string, vlan int) error {
+func flush(env *environment, o output, sw, port, mac string, vlan int) error {
 	q := url.Values{}
 	for key, v := range map[string]string{"port": port, "mac": mac} {
 		if v != "" {
@@ -481,8 +510,13 @@ func flush(env *environment, sw, port, mac string, vlan int) error {
 	if err := env.tell(http.MethodDelete, control.Path(api.PathFDB, q, sw), nil, &f); err != nil {
 		return err
 	}
-	fmt.Fprintf(env.stdout, "%d addresses forgotten\n", f.Count)
-	return nil
+	return o.print(env.stdout, f, func(w io.Writer) {
+		if f.Count == 1 {
+			fmt.Fprintln(w, "1 address forgotten")
+		} else {
+			fmt.Fprintf(w, "%d addresses forgotten\n", f.Count)
+		}
+	})
 }
 
 // fdbAddCmd adds a static address.
@@ -500,12 +534,15 @@ func (c *fdbAddCmd) Run(env *environment) error {
 
 // fdbDelCmd removes an address.
 type fdbDelCmd struct {
+	output
 	Switch string `arg:"" complete:"switch" help:"Name of the switch."`
 	MAC    string `arg:"" name:"mac" help:"The address."`
 	VLAN   int    `help:"VLAN." name:"vlan" placeholder:"ID"`
 }
 
 // Run implements the command.
-func (c *fdbDelCmd) Run(env *environment) error { return flush(env, c.Switch, "", c.MAC, c.VLAN) }
+func (c *fdbDelCmd) Run(env *environment) error {
+	return flush(env, c.output, c.Switch, "", c.MAC, c.VLAN)
+}
 
 func printJSONLine(w io.Writer, v any) error { return json.NewEncoder(w).Encode(v) }

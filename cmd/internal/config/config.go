@@ -456,7 +456,7 @@ func (c *Config) complete(dir string) {
 		s.completeNetwork()
 		s.MTU = cmp.Or(s.MTU, DefaultMTU)
 		if s.PXE != nil {
-			s.PXE.complete(dir)
+			s.PXE.Complete(dir)
 		}
 	}
 	for i := range c.VMs {
@@ -483,7 +483,7 @@ func (c *Config) complete(dir string) {
 }
 
 // Complete fills in what p leaves open. dir is where a relative root starts.
-func (p *PXE) complete(dir string) {
+func (p *PXE) Complete(dir string) {
 	if !p.Address.IsValid() {
 		p.Address = DefaultAddress
 	}
@@ -809,7 +809,7 @@ func (p *PXE) check(k *checker, path, name string) {
 
 // ForRun is the configuration of a single guest: one private switch with a boot service.
 func ForRun(name string, p *PXE) (*Config, error) {
-	p.complete(".")
+	p.Complete(".")
 	k := &checker{}
 	p.check(k, "", name)
 	return &Config{Switches: []Switch{{Name: name, Type: TypePrivate, MTU: DefaultMTU, PXE: p}}}, k.err()

@@ -157,13 +157,15 @@ func Lock(ctx context.Context, dir string) (unlock func(), err error) {
 }
 
 // Alive tells whether somebody answers at the socket.
-func Alive(path string) bool {
+func Alive(path string) bool { return Reach(path) == nil }
+
+// Reach says why nobody answers at the socket; nil if somebody does.
+func Reach(path string) error {
 	c, err := net.DialTimeout("unix", path, time.Second)
 	if err != nil {
-		return false
+		return err
 	}
-	c.Close()
-	return true
+	return c.Close()
 }
 
 // peerKey is of the peer's credentials in a connection's context.
