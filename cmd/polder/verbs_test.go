@@ -591,3 +591,36 @@ complete -p polder`)
 		}
 	}
 }
+
+// README's commands and flags are those that there are.
+func TestReadme(t *testing.T) {
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := regexp.MustCompile("(?m)(?:^    |`|\\$\\()polder ([^`|#)\n>…]*)").FindAllStringSubmatch(string(text), -1)
+	if len(lines) < 40 {
+		t.Errorf("only %d command lines", len(lines))
+	}
+	for _, m := range lines {
+		words, _, _ := strings.Cut(m[1]+" ", " -- ")
+		node := model()
+		flags := slices.Clone(node.Flags)
+		for i, w := range strings.Fields(words) {
+			name, _, _ := strings.Cut(w, "=")
+			switch child := childOf(node, w); {
+			case strings.HasPrefix(w, "-"):
+				if flagOf(flags, name) == nil && name != "--help" {
+					t.Errorf("polder %s: there is no %s", words, name)
+				}
+			case child != nil:
+				node = child
+				flags = append(flags, node.Flags...)
+			case len(node.Children) > 0:
+				t.Errorf("polder %s: there is no command %s", words, w)
+			case len(node.Positional) == 0 && i > 0 && !strings.HasPrefix(strings.Fields(words)[i-1], "-"):
+				t.Errorf("polder %s: %s takes no %s", words, node.Name, w)
+			}
+		}
+	}
+}
