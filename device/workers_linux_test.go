@@ -144,7 +144,7 @@ func TestWorkersShared(t *testing.T) {
 			for n := range 20 {
 				from, to := guests[1+n%3], guests[1+(n+1)%3]
 				frame := tt.Frame(tt.Broadcast, macB, 60+n)
-				time.Sleep(200 * time.Microsecond) // enough, as a rule, to be left alone
+				time.Sleep(time.Millisecond) // enough, as a rule, to be left alone
 				from.send(frame)
 				if got := to.receive(0); len(got) != 1 || !bytes.Equal(got[0].frame, frame) {
 					t.Errorf("frame %d: got %x, want %x", n, got, frame)
