@@ -401,3 +401,41 @@ func TestServeTwiceAtOnce(t *testing.T) {
 	}
 	wantEmpty(t, dir)
 }
+
+// At SIGHUP the daemon reads its file again. A wrong one changes nothing, and the log says where it is wrong.
+func TestReload(t *testing.T) {
+	dir := t.TempDir()
+	file := write(t, "polder.yaml", "switches: [{name: lan}]\nvms: [{name: web, adapters: [{switch: lan}]}]\n")
+	p := start(t, dir, nil, "serve", "-c", file, "--state-dir", t.TempDir())
+	p.until("it served", func() bool { return strings.Contains(p.stderr.String(), "msg=serving") })
+	for _, c := range []struct{ text, log, show string }{
+		{"switches: [{name: lan}, {nmae: lab}]\n", `level=ERROR msg="reload: the configuration stays as it was" err="` + file + `:1:26: unknown key \"nmae\": did you mean \"name\"?"`, "lan private web"},
+		{"switches: [{name: lab, pxe: {root: /nonesuch}}]\n", `root: open /nonesuch: no such file or directory: nothing is changed"`, "lan private web"},
+		{"switches: [{name: lan}, {name: lab}]\nvms: [{name: web, adapters: [{switch: lab}]}]\n", "msg=reloaded file=" + file + " changes=2", "lab private web lan private -"},
+		{"switches: [{name: lan}, {name: lab}]\nvms: [{name: web, adapters: [{switch: lab}]}]\n", "msg=reloaded file=" + file + " changes=0", "lab private web lan private -"},
+		{"", "msg=reloaded file=" + file + " changes=3", ""},
+	} {
+		if err := os.WriteFile(file, []byte(c.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		p.until(c.log, func() bool { return strings.Contains(p.stderr.String(), c.log) })
+		_, table, _ := polder(dir, "show")
+		var got []string
+		for _, line := range strings.Split(strings.TrimSpace(table), "\n")[1:] {
+			got = append(got, strings.Fields(line)[:3]...)
+		}
+		if strings.Join(got, " ") != c.show {
+			t.Errorf("%s: shows %q, want %q", c.log, got, c.show)
+		}
+	}
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if status := p.wait(); status != 0 {
+		t.Errorf("status %d: %s", status, p.stderr.String())
+	}
+	wantEmpty(t, dir)
+}

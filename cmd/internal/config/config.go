@@ -426,25 +426,28 @@ func nearest(s string, words []string) string {
 	return best
 }
 
-// distance is Levenshtein's.
+// distance is Levenshtein's, where two letters that have changed places count as one change.
 func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
+	before, last := make([]int, len(b)+1), make([]int, len(b)+1)
+	for j := range last {
+		last[j] = j
 	}
 	for i := range len(a) {
-		diag := row[0]
+		row := make([]int, len(b)+1)
 		row[0] = i + 1
 		for j := range len(b) {
-			change := diag
+			change := last[j]
 			if a[i] != b[j] {
 				change++
 			}
-			diag = row[j+1]
-			row[j+1] = min(change, row[j]+1, diag+1)
+			row[j+1] = min(change, row[j]+1, last[j+1]+1)
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				row[j+1] = min(row[j+1], before[j-1]+1)
+			}
 		}
+		before, last = last, row
 	}
-	return row[len(b)]
+	return last[len(b)]
 }
 
 // DefaultAddress is that of a boot service that the operator gave none.

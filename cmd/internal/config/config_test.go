@@ -291,3 +291,17 @@ func TestParsePieces(t *testing.T) {
 		}
 	}
 }
+
+func TestDistance(t *testing.T) {
+	for _, c := range []struct {
+		a, b string
+		want int
+	}{
+		{"", "", 0}, {"", "abc", 3}, {"abc", "", 3}, {"name", "name", 0}, {"nmae", "name", 1}, {"typo", "type", 1}, {"kitten", "sitting", 3},
+		{"dhcp_gaurd", "dhcp_guard", 1}, {"ab", "ba", 1}, {"abc", "ca", 3}, {"mtu", "mut", 1},
+	} {
+		if got := distance(c.a, c.b); got != c.want {
+			t.Errorf("from %q to %q: %d, want %d", c.a, c.b, got, c.want)
+		}
+	}
+}
