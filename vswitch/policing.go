@@ -25,7 +25,8 @@ type policing struct {
 
 // run is what was found out about a frame that holds for those that follow with
 // the same header: they come in runs. It is kept if no test looks further than
-// the header, and the frame went to one port as it came.
+// the header, which has no tag behind it, and the frame went to one port as it
+// came.
 type run struct {
 	list  *ownList // of that port; nil if there is no run
 	front uint64   // of the header the first 8 bytes
@@ -46,6 +47,9 @@ func (r *run) continuedBy(f *Frame) bool {
 // begin begins a run with f, which went to q, unless it got there in another
 // form.
 func (in *Ingress) begin(q *policy, f *Frame) {
+	if isTag(binary.BigEndian.Uint16(f.Head[HeaderLen-2:])) {
+		return // of a port without VLAN: whether it may get to a trunk is up to the tag
+	}
 	if l := in.list(q.m); l.frames[len(l.frames)-1] == f {
 		in.policing.run = run{l, binary.BigEndian.Uint64(f.Head), binary.BigEndian.Uint64(f.Head[HeaderLen-8:])}
 	}

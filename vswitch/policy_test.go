@@ -255,6 +255,30 @@ func TestVLANMatrix(t *testing.T) {
 	}
 }
 
+// TestTagsInRun: of frames with the same addresses and EtherType, each is judged
+// by its own tag.
+func TestTagsInRun(t *testing.T) {
+	s := newSwitch(t, vswitch.Config{MaxMACs: 64})
+	a := joinSmall(t, s, "a", inVLAN(t, "none"))
+	b := joinSmall(t, s, "b", inVLAN(t, "trunk 10"))
+	b.Forward([]vswitch.Frame{frame(broadcast, mac(2), 1)})
+	var batch []vswitch.Frame
+	for _, tags := range []string{"-", "0", "10", "0", "0.10", "-", "10"} {
+		batch = append(batch, tagged(frame(mac(2), mac(1), 7), tags))
+	}
+	a.Forward(batch)
+	var got []string
+	for _, f := range b.Take() {
+		got = append(got, tagsOf(f))
+	}
+	if want := []string{"-", "0", "0", "-"}; !slices.Equal(got, want) {
+		t.Errorf("the trunk got frames tagged %q, want %q", got, want)
+	}
+	if n := a.Stats().Drops[vswitch.DropVLANEgress]; n != 3 {
+		t.Errorf("%d frames were dropped for their tags, want 3", n)
+	}
+}
+
 func tagCount(tags string) int {
 	if tags == "-" {
 		return 0
