@@ -18,7 +18,8 @@ type ObserverConfig struct {
 	// DropsOnly leaves out frames that are not dropped.
 	DropsOnly bool
 
-	// SnapLen is how many bytes of each frame are kept. Zero: all.
+	// SnapLen is how many bytes of each frame are kept, up to MaxFrameLen. Zero
+	// stands for that: all, but of a frame that is dropped for its length.
 	SnapLen int
 
 	// Buffer is how many bytes of frames can wait to be read. There are two
@@ -109,7 +110,7 @@ const notDropped = numDropReasons
 
 // Observe lets an observer see frames from now on. Close ends it.
 func (s *Switch) Observe(c ObserverConfig) (*Observer, error) {
-	if c.SnapLen <= 0 {
+	if c.SnapLen <= 0 || c.SnapLen > MaxFrameLen {
 		c.SnapLen = MaxFrameLen
 	}
 	if c.Buffer <= 0 {
@@ -275,7 +276,7 @@ func (o *Observer) see(port *observed, d Direction, f *Frame, reason DropReason,
 		length += len(part) // Len of a malformed frame is not it
 	}
 	keep := min(length, o.config.SnapLen)
-	at, sum := f.finalChecksum() // reads all of the frame: not under the lock
+	at, sum := f.finalChecksum(length) // reads all of the frame: not under the lock
 
 	o.mu.Lock()
 	defer o.mu.Unlock() // also if the sender's memory is gone
@@ -313,19 +314,22 @@ func (o *Observer) see(port *observed, d Direction, f *Frame, reason DropReason,
 	}
 }
 
-// finalChecksum returns where the checksum is that f leaves out, and what it
-// would be for f as a whole; or 0 if it leaves out none.
-func (f *Frame) finalChecksum() (at int, sum uint16) {
+// finalChecksum returns where the checksum is that f, of length bytes, leaves
+// out, and what it would be for f as a whole; or 0 if it leaves out none, or its
+// headers do not tell. f may be one that is dropped because of them.
+func (f *Frame) finalChecksum(length int) (at int, sum uint16) {
 	if !f.Offload.NeedsChecksum {
 		return 0, 0
 	}
-	h, ok := parseHeaders(f.Head, f.Len)
+	h, ok := parseHeaders(f.Head, length)
 	if !ok {
 		return 0, 0
 	}
 	n := h.end - h.l4
 	if h.proto == protoUDP && f.Offload.GSO == GSONone {
-		n = h.udpLen(f.Head)
+		if n = h.udpLen(f.Head); n > h.end-h.l4 {
+			return 0, 0
+		}
 	}
 	return h.l4 + h.checksumAt(), h.checksumOf(f, n)
 }

@@ -1,9 +1,12 @@
 package vswitch_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -108,6 +111,28 @@ func TestObserve(t *testing.T) {
 	}
 	if _, err := s.Observe(vswitch.ObserverConfig{Members: []*vswitch.Member{b.Member}}); err == nil {
 		t.Error("a port that has left was observed")
+	}
+}
+
+// TestObserveBadLengths observes frames that lie about what their checksum
+// covers, or are longer than frames can be. They are seen as they are.
+func TestObserveBadLengths(t *testing.T) {
+	p := packet{dst: broadcast, udp: true, payload: 10}
+	short := p.bytes()
+	binary.BigEndian.PutUint16(short[14+20+4:], 0xffff) // the length in the UDP header
+	long := append(slices.Clone(short), make([]byte, vswitch.MaxFrameLen+1-len(short))...)
+	for _, b := range [][]byte{short, long} {
+		s := newSwitch(t, vswitch.Config{})
+		a := joinSmall(t, s, "a", vswitch.PortOptions{})
+		o, err := s.Observe(vswitch.ObserverConfig{SnapLen: 1 << 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.Forward([]vswitch.Frame{lent(b, p.checksum())})
+		packets, err := o.Read(t.Context())
+		if err != nil || len(packets) != 1 || packets[0].Len != len(b) || !bytes.Equal(packets[0].Data, b[:min(len(b), vswitch.MaxFrameLen)]) {
+			t.Errorf("seen %s, %v", seen(packets), err)
+		}
 	}
 }
 
