@@ -236,6 +236,20 @@ func TestOffload(t *testing.T) {
 	}
 }
 
+// A frame that is dropped for its length is never shorter than what is kept of it.
+func TestHugeFrame(t *testing.T) {
+	part := make([]byte, 1<<20)
+	f := vswitch.Frame{Head: part[:vswitch.HeadLen], Len: vswitch.HeadLen + len(part)<<12}
+	for range 1 << 12 {
+		f.Body = append(f.Body, part)
+	}
+	s := vswitch.New(vswitch.Config{Name: "LAN"})
+	defer s.Close()
+	a := join(t, s, "a", 100, vswitch.PortOptions{})
+	got, _ := read(t, observe(t, s, vswitch.ObserverConfig{SnapLen: 1 << 20}, func() { a.Forward([]vswitch.Frame{f}) }))
+	check(t, got, "a in unicast 65557/4294967295 drop=oversize")
+}
+
 // tcpSum adds up what the checksum of a TCP segment over IPv4 covers.
 func tcpSum(b []byte) uint16 {
 	seg := slices.Clone(b[34:])

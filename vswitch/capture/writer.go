@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/binary"
 	"io"
+	"math"
 	"strconv"
 	"time"
 
@@ -98,7 +99,7 @@ func (w *Writer) WritePacket(p *vswitch.Packet) error {
 	w.u32(w.interfaces[p.Port])
 	w.time(p.Time)
 	w.u32(uint32(len(p.Data)))
-	w.u32(uint32(p.Len))
+	w.u32(uint32(min(p.Len, math.MaxUint32))) // one that is dropped for its length may have any
 	w.block = append(w.block, p.Data...)
 	w.pad()
 	if p.Dropped {
