@@ -121,8 +121,10 @@ func vlanOf(p *api.Port) string {
 	}
 	v := p.Policy.VLAN
 	switch {
-	case v.Trunk != nil:
+	case v.Trunk != nil && v.Native != 0:
 		return fmt.Sprintf("trunk %v native %d", v.Trunk, v.Native)
+	case v.Trunk != nil:
+		return fmt.Sprintf("trunk %v", v.Trunk)
 	case v.Isolated != 0:
 		return fmt.Sprintf("isolated %d/%d", v.Primary, v.Isolated)
 	case v.Community != 0:

@@ -196,6 +196,12 @@ acl 2             {action: deny, protocol: arp}: 0 frames
 		{"vlan set isolated db 7 8", nil, ""},
 		{"vlan set community db 7 8", nil, ""},
 		{"vlan set promiscuous db 7 8-9", nil, ""},
+		{"vlan set trunk db 1-5,9", nil, ""},
+		{"show tor", &api.Status{}, `
+SWITCH  TYPE     PORT  KIND       STATE           VLAN         MAC                RX   TX   DROPS
+tor     private  db    synthetic  off, link down  trunk 1-5,9  00:15:5d:00:00:04  0 B  0 B  0
+                 pxe   pxe        attached        -            PXE                0 B  0 B  0
+`},
 		{"vlan set trunk db 1-5 --native 7", nil, ""},
 		{"adapter show", &[]api.Port{}, `
 ADAPTER  VM   SWITCH  KIND       STATE           VLAN                MAC                SOCKET
@@ -258,6 +264,7 @@ MAC                VLAN  PORT  AGE
 			}
 			stdout = strings.ReplaceAll(stdout, dir, "DIR")
 			stdout = strings.ReplaceAll(stdout, config.DeriveMAC("pxe.lab").String(), "MAC              ")
+			stdout = strings.ReplaceAll(stdout, config.DeriveMAC("pxe.tor").String(), "PXE              ")
 			if got := regexp.MustCompile(`(?m) +$`).ReplaceAllString(stdout, ""); got != strings.TrimPrefix(c.want, "\n") {
 				t.Errorf("got\n%swant%s", got, c.want)
 			}
