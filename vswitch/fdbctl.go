@@ -102,8 +102,11 @@ func (s *Switch) AddStatic(m *Member, vlan uint16, mac MAC) error {
 		return fail(fmt.Errorf("%w: it is not the address of a station", ErrOptions))
 	}
 	t := s.table.Load()
-	before := s.statics
-	s.statics = append(slices.Clone(before), static{m, vlan, mac.key()})
+	before, e := s.statics, static{m, vlan, mac.key()}
+	if slices.Contains(before, e) {
+		return nil
+	}
+	s.statics = append(slices.Clone(before), e)
 	if err := s.publish(t.same()); err != nil {
 		s.statics = before
 		return fail(err)
@@ -117,14 +120,11 @@ func (s *Switch) AddStatic(m *Member, vlan uint16, mac MAC) error {
 func (s *Switch) Delete(vlan uint16, mac MAC) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f := s.fdbOf(vlan)
-	if f == nil {
-		return false
-	}
 	k := mac.key()
 	before := len(s.statics)
 	s.statics = slices.DeleteFunc(s.statics, func(e static) bool { return e.vlan == vlan && e.mac == k })
-	known := f.forget(k)
+	f := s.fdbOf(vlan)
+	known := f != nil && f.forget(k)
 	if len(s.statics) == before {
 		return known
 	}

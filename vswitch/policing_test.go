@@ -443,6 +443,36 @@ func TestStatic(t *testing.T) {
 	add(b, 0, mac(2), vswitch.ErrClosed)
 }
 
+// TestStaticPrivate puts addresses behind ports of a private VLAN, which comes
+// apart when the port leaves that keeps it together.
+func TestStaticPrivate(t *testing.T) {
+	s := newSwitch(t, vswitch.Config{MaxMACs: 64})
+	a := joinSmall(t, s, "a", inVLAN(t, "trunk 20"))
+	b := joinSmall(t, s, "b", inVLAN(t, "trunk 20"))
+	c := joinSmall(t, s, "c", inVLAN(t, "promiscuous 10 20"))
+	if err := s.AddStatic(a.Member, 20, mac(1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.AddStatic(b.Member, 20, mac(1)); !errors.Is(err, vswitch.ErrMACTaken) {
+		t.Errorf("the address of another port was added: %v", err)
+	}
+	if got := addresses(s); got != "10/1@a*" {
+		t.Errorf("the switch knows %q", got)
+	}
+	if err := c.Leave(); err != nil {
+		t.Fatal(err)
+	}
+	if got := addresses(s); got != "20/1@a*" {
+		t.Errorf("without the promiscuous port the switch knows %q", got)
+	}
+	if err := s.AddStatic(a.Member, 7, mac(2)); err != nil {
+		t.Fatal(err)
+	}
+	if !s.Delete(7, mac(2)) || s.Delete(7, mac(2)) {
+		t.Error("an address that waits for its port was not deleted, or twice")
+	}
+}
+
 // TestStormLimit sends bursts and waits. Each second is worth as many frames.
 func TestStormLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -316,8 +316,12 @@ func (p *police) configure(t *table, statics []static) error {
 
 // in reports whether e is in domain d. An address in a VLAN that its port has
 // left waits for the port's return.
+//
+// The VLAN may be any of the domain's. So when a private VLAN comes apart, as
+// when the last port leaves that knows what belongs together, no address comes
+// in that was not judged before.
 func (p *police) in(e static, d *domain) bool {
-	return e.vlan == d.vlan && slices.Contains(d.flood, p.ports[e.m.slot])
+	return int(e.vlan) < len(p.domains) && p.domains[e.vlan] == d && slices.Contains(d.flood, p.ports[e.m.slot])
 }
 
 // statics returns how many addresses are configured.
