@@ -17,7 +17,7 @@ var (
 	cache  guest.Cache
 	polder string // the program under test
 
-	// What the guests boot, with the program segments.
+	// What the guests boot, with the programs segments and inject.
 	initramfs, umlInitramfs string
 )
 
@@ -29,7 +29,7 @@ func TestMain(m *testing.M) { os.Exit(run(m)) }
 func run(m *testing.M) int {
 	var err error
 	if cache, err = guest.Find("bin/qemu-system-x86_64", "boot/ipxe.lkrn", "installer/initrd.gz", "guest/initramfs.gz",
-		"bin/linux.uml", "guest/uml-initramfs.gz", "bin/vgen", "bin/dpdk-testpmd"); err != nil {
+		"bin/linux.uml", "guest/uml-initramfs.gz", "bin/vgen", "bin/dpdk-testpmd", "bin/tshark"); err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		return 1
 	}
@@ -40,12 +40,13 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	polder = filepath.Join(dir, "polder")
-	segments := filepath.Join(dir, "segments")
+	segments, inject := filepath.Join(dir, "segments"), filepath.Join(dir, "inject")
 	initramfs, umlInitramfs = filepath.Join(dir, "initramfs.gz"), filepath.Join(dir, "uml-initramfs.gz")
 	for _, step := range []func() error{
-		func() error { return build(polder, "polder/cmd/polder") },
+		func() error { return build(polder, "polder/cmd/polder", "CGO_ENABLED=0") },
 		func() error { return build(segments, "polder/testdata/segments", "CGO_ENABLED=0") },
-		func() error { return guest.AddPrograms(cache, initramfs, "guest/initramfs.gz", segments) },
+		func() error { return build(inject, "polder/testdata/inject", "CGO_ENABLED=0") },
+		func() error { return guest.AddPrograms(cache, initramfs, "guest/initramfs.gz", segments, inject) },
 		func() error { return guest.AddPrograms(cache, umlInitramfs, "guest/uml-initramfs.gz", segments) },
 	} {
 		if err := step(); err != nil {
@@ -142,7 +143,13 @@ type daemon struct{ *guest.Daemon }
 
 func serve(t *testing.T, config string) daemon {
 	t.Helper()
-	d, err := guest.Serve(polder, config)
+	return serveWith(t, polder, config)
+}
+
+// serveWith starts a daemon that is another program.
+func serveWith(t *testing.T, program, config string) daemon {
+	t.Helper()
+	d, err := guest.Serve(program, config)
 	if err != nil {
 		t.Fatal(err)
 	}

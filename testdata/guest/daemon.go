@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -55,7 +58,7 @@ func Serve(program, config string) (*Daemon, error) {
 
 // start starts the process.
 func (d *Daemon) start() error {
-	d.cmd = exec.Command(d.program, "serve", "--runtime-dir", d.dir, "-c", d.config())
+	d.cmd = exec.Command(d.program, "serve", "--runtime-dir", d.dir, "--state-dir", filepath.Join(d.dir, "state"), "-c", d.config())
 	d.cmd.Stderr = &d.log
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 	if err := d.cmd.Start(); err != nil {
@@ -104,6 +107,32 @@ func (d *Daemon) Kill() {
 	d.cmd.Process.Kill()
 	<-d.ended
 }
+
+// Stop asks the daemon to end, and waits until it has. What it leaves behind in its directory, besides what it was
+// given, is returned.
+func (d *Daemon) Stop() (left []string, err error) {
+	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return nil, err
+	}
+	select {
+	case <-d.ended:
+	case <-time.After(time.Minute):
+		return nil, errors.New("polder serve does not end when it is asked to")
+	}
+	if !d.cmd.ProcessState.Success() {
+		return nil, fmt.Errorf("polder serve: %v", d.cmd.ProcessState)
+	}
+	err = filepath.WalkDir(d.dir, func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && !entry.IsDir() && path != d.config() {
+			left = append(left, path)
+		}
+		return err
+	})
+	return left, err
+}
+
+// Dir is the directory of the daemon's sockets.
+func (d *Daemon) Dir() string { return d.dir }
 
 // Close kills the daemon if it still runs and removes its directory.
 func (d *Daemon) Close() {
@@ -168,6 +197,19 @@ func (d *Daemon) Status() (Status, error) {
 	}
 	defer response.Body.Close()
 	return s, json.NewDecoder(response.Body).Decode(&s)
+}
+
+// Get returns what the control socket answers to a path.
+func (d *Daemon) Get(path string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	response, err := d.get(ctx, path)
+	if err != nil {
+		return "", err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	return string(body), err
 }
 
 func (d *Daemon) get(ctx context.Context, path string) (*http.Response, error) {
