@@ -77,6 +77,7 @@ func store(path string, v any) error {
 		err = syncDir(filepath.Dir(path))
 	}
 	if err != nil {
+		os.Remove(path + ".new") // which a full disk has no room for
 		return fmt.Errorf("journal: %w", err)
 	}
 	return nil

@@ -49,6 +49,60 @@ func TestFailureAtEachStep(t *testing.T) {
 	}
 }
 
+// A rollback needs no room on the disk, and one that fails can only be tried again: nobody keeps what it has left.
+func TestRollbackFails(t *testing.T) {
+	if !isolated(t) {
+		return
+	}
+	h, _ := newHost(t)
+	inhabit(h)
+	before := h.snapshot()
+	log, lines := testLog(t)
+	dir := t.TempDir()
+	failure := errors.New("as the test wants it")
+	full := func(text string, run func() error) error {
+		if text == "write the journal" {
+			return failure
+		}
+		return run()
+	}
+	to, err := plan(t, External{Switch: "LAN", NIC: "eth0", Driver: Bridge}).Begin(dir, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	commit(t, to)
+	to.around = full
+	rollback(t, to)
+	same(t, "rollback with a full disk", before, h.snapshot())
+	if !strings.Contains(lines.String(), "rolling back without a journal") {
+		t.Errorf("log: %s", lines)
+	}
+
+	if to, err = plan(t, External{Switch: "LAN", NIC: "eth0", Driver: Bridge}).Begin(dir, log); err != nil {
+		t.Fatal(err)
+	}
+	commit(t, to)
+	to.around = func(text string, run func() error) error {
+		if text == "ip link delete vEth-LAN" {
+			return failure
+		}
+		return run()
+	}
+	if err := to.Rollback(); !errors.Is(err, failure) {
+		t.Fatalf("Rollback: %v", err)
+	}
+	if err := to.Confirm(); err == nil || !strings.Contains(err.Error(), "roll it back again") {
+		t.Errorf("Confirm of what a rollback has left: %v", err)
+	}
+	again, err := Resume(dir, "LAN", log)
+	if err != nil || again.Confirmed() {
+		t.Errorf("Resume: confirmed %v, %v", again.Confirmed(), err)
+	}
+	to.around = nil
+	rollback(t, to)
+	same(t, "rollback again", before, h.snapshot())
+}
+
 // A take-over after which a gateway does not answer any more is rolled back.
 func TestGatewayLost(t *testing.T) {
 	if !isolated(t) {

@@ -22,6 +22,7 @@ type Takeover struct {
 	journal *journal   // nil: nothing is taken over (any more)
 	plan    *Plan      // nil after a restart
 	timer   *time.Timer
+	undoing bool // a rollback has begun: it can only be completed
 
 	// These do not change.
 	external External
@@ -40,6 +41,13 @@ func (t *Takeover) Device() string { return t.device }
 
 // MTU is that of the network.
 func (t *Takeover) MTU() int { return t.mtu }
+
+// Confirmed tells whether the take-over is kept. One that is not, and that nobody waits for, is rolled back.
+func (t *Takeover) Confirmed() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.journal != nil && t.journal.Confirmed
+}
 
 // Begin writes the journal into dir, which is made if it is not there, makes the host's own adapter, and brings a NIC up that is
 // down; nothing moves yet. With the driver Packet, the caller now opens the TAP, which is Device, and the NIC, and joins
@@ -173,6 +181,9 @@ func (t *Takeover) Confirm() error {
 		}
 		return errors.New("the take-over has been rolled back")
 	}
+	if t.undoing {
+		return errors.New("its rollback has begun, and failed: roll it back again")
+	}
 	return t.confirm()
 }
 
@@ -207,13 +218,15 @@ func (t *Takeover) rollback() error {
 		}
 		j.Before, j.Confirmed = j.merged(is), false
 		if err := t.write(); err != nil {
-			return err
+			// A disk that is full is no reason to keep the host off its network.
+			t.log.Error("rolling back without a journal: if that is interrupted, it is not completed", "switch", t.external.Switch, "err", err)
 		}
 	}
+	t.undoing = true
 	if err := t.putBack(); err != nil {
 		return fmt.Errorf("rollback of %s: %w", j.External.NIC, err)
 	}
-	t.journal = nil
+	t.journal, t.undoing = nil, false
 	return nil
 }
 
