@@ -12,8 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Network are the capabilities to change the host's network: TAP devices, bridges, addresses, packet sockets.
-var Network = []int{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW}
+// Admin is the capability to change the host's network: TAP devices, bridges, addresses.
+const Admin = unix.CAP_NET_ADMIN
+
+// Network is Admin, and the capability to open packet sockets.
+var Network = []int{Admin, unix.CAP_NET_RAW}
 
 // Chown is the capability to give a file to a group that the process is not a member of.
 const Chown = unix.CAP_CHOWN
@@ -67,6 +70,13 @@ func Limit(keep ...int) error {
 		return fmt.Errorf("capset: %w", errno)
 	}
 	return nil
+}
+
+// Have tells whether all of the capabilities are in effect.
+func Have(caps ...int) bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var sets [2]unix.CapUserData
+	return unix.Capget(&header, &sets[0]) == nil && !slices.ContainsFunc(caps, func(c int) bool { return !has(sets, c) })
 }
 
 // has tells whether a capability is in effect.

@@ -29,8 +29,13 @@ func TestMain(m *testing.M) {
 	if keep == "network" {
 		caps = Network
 	}
+	had := Have(Network...)
 	if err := Limit(caps...); err != nil {
 		fmt.Println(err)
+		os.Exit(1)
+	}
+	if Have(Network...) != (had && keep == "network") {
+		fmt.Println("Have does not tell what is kept")
 		os.Exit(1)
 	}
 	go func() { runtime.LockOSThread(); <-stop }()
