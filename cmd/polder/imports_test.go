@@ -42,7 +42,7 @@ var graph = map[string]struct {
 	"cmd/internal/timeline":            {[]string{"cmd/internal/api"}, "events to text"},
 	"cmd/internal/control":             {[]string{"cmd/internal/api", "cmd/internal/config"}, "it speaks for a World it does not know"},
 	"cmd/internal/control/controltest": {[]string{"cmd/internal/api"}, "what both ends say, for tests"},
-	"cmd/internal/build":               {[]string{"cmd/internal/api", "cmd/internal/config", "cmd/internal/hostnet", "device", "device/vfiouser", "device/vhostuser", "pxe", "tulip/bootrom", "vswitch", "vswitch/capture"}, "the one place where all parts meet"},
+	"cmd/internal/build":               {[]string{"cmd/internal/api", "cmd/internal/config", "cmd/internal/hostnet", "cmd/internal/privilege", "device", "device/vfiouser", "device/vhostuser", "pxe", "tulip/bootrom", "vswitch", "vswitch/capture"}, "the one place where all parts meet"},
 	"cmd/polder":                       {[]string{"cmd/internal/api", "cmd/internal/build", "cmd/internal/config", "cmd/internal/control", "cmd/internal/hostnet", "cmd/internal/privilege", "cmd/internal/qemu", "cmd/internal/timeline", "tulip/bootrom"}, "commands are thin"},
 }
 

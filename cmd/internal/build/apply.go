@@ -39,6 +39,11 @@ func (w *World) Apply(c *config.Config, dry bool) ([]api.Change, error) {
 	if dry {
 		return changes, nil
 	}
+	for i := range c.Switches {
+		if err := checkPrivileges(&c.Switches[i]); err != nil {
+			return nil, fmt.Errorf("switch %q: %w: nothing is changed", c.Switches[i].Name, err)
+		}
+	}
 	if err := perform(steps, func(err error) bool { return false }); err != nil {
 		whole := true
 		perform(w.diff(old), func(err error) bool {

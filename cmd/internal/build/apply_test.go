@@ -270,7 +270,6 @@ vms: [{name: a, adapters: [{switch: lan}, {switch: lan, mac: "00:15:5d:4d:00:fe"
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer w.Close()
 	var last error
 	for i := range 5 {
 		if last != nil {
@@ -297,6 +296,7 @@ vms: [{name: a, adapters: [{switch: lan}, {switch: lan, mac: "00:15:5d:4d:00:fe"
 		t.Errorf("it comes again: %+v, %v; want the address %s", back, err, g1)
 	}
 
+	w.Close()
 	if err := os.WriteFile(filepath.Join(state, poolFile), []byte("no JSON"), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -46,6 +46,7 @@ type World struct {
 	switches map[string]*network
 	adapters map[string]*adapter
 	pool     *macPool // nil: addresses are made from names
+	state    *os.File // the directory of state, locked; nil: not needed yet
 
 	spinners *vfiouser.Spinners // of all adapters' connections
 	workers  *device.Workers    // of all synthetic adapters
@@ -76,6 +77,11 @@ func New(c *config.Config, o Options) (_ *World, err error) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock() // before Close
+	if o.StateDir != "" && (c.MACPool != nil || slices.ContainsFunc(c.Switches, ofHost)) {
+		if err := w.holdState(stateHandover); err != nil {
+			return nil, err
+		}
+	}
 	if err := w.setPool(c.MACPool); err != nil {
 		return nil, err
 	}
@@ -104,6 +110,9 @@ func (w *World) setPool(rng *config.MACPool) error {
 	}
 	if w.StateDir == "" {
 		return fmt.Errorf("mac_pool: there is no directory of state to keep the addresses in: give --state-dir")
+	}
+	if err := w.holdState(0); err != nil {
+		return err
 	}
 	p, err := openPool(w.StateDir, *rng)
 	w.pool = p
@@ -485,5 +494,6 @@ func (w *World) Close() {
 	if w.workers != nil {
 		w.workers.Close()
 	}
+	w.releaseState()
 	w.events.close()
 }

@@ -4,15 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"polder/cmd/internal/api"
 	"polder/cmd/internal/config"
 	"polder/cmd/internal/hostnet"
+	"polder/cmd/internal/privilege"
 	"polder/device"
 	"polder/vswitch"
 )
@@ -23,6 +28,7 @@ type hostPort struct {
 	mac    string // of the host's own adapter
 	dev    hostDevice
 	member *vswitch.Member
+	ending atomic.Bool // its device may go
 	stop   context.CancelFunc
 	done   sync.WaitGroup
 }
@@ -57,7 +63,7 @@ func (w *World) joinHost(n *network, name, kind string, dev hostDevice) error {
 	var ctx context.Context
 	ctx, p.stop = context.WithCancel(context.Background())
 	p.done.Go(func() {
-		if err := dev.Run(ctx, m); err != nil {
+		if err := dev.Run(ctx, m); err != nil && !p.ending.Load() {
 			w.Log.Error("the port has ended", "switch", n.config.Name, "port", name, "err", err)
 			w.tell(api.EventDetached, n.config.Name, name, err.Error())
 		}
@@ -99,7 +105,27 @@ func (w *World) hostDir() (string, error) {
 	if w.StateDir == "" {
 		return "", errors.New("there is no directory of state for the journal: give --state-dir")
 	}
-	return filepath.Join(w.StateDir, "hostnet"), nil
+	return filepath.Join(w.StateDir, hostnetDir), w.holdState(0)
+}
+
+const hostnetDir = "hostnet" // in the directory of state
+
+// ofHost tells whether the switch has a part in the host's network.
+func ofHost(s config.Switch) bool { return s.Type != config.TypePrivate }
+
+// checkPrivileges says what the daemon lacks to change the host's network as the switch has it, before anything is touched.
+func checkPrivileges(s *config.Switch) error {
+	needs := []int{privilege.Admin}
+	if s.Type == config.TypeExternal && s.Uplink.Bridge == "" && s.Uplink.Driver == string(hostnet.Packet) {
+		needs = privilege.Network
+	}
+	switch {
+	case !ofHost(*s) || privilege.Have(needs...):
+		return nil
+	case os.Geteuid() != 0:
+		return api.Problemf(http.StatusConflict, "a switch of type %s takes the privilege to change the host's network: run the daemon as root", s.Type)
+	}
+	return api.Problemf(http.StatusConflict, "a switch of type %s takes the privilege to change the host's network, which the daemon gave up, as it had no such switch when it started: start it again with the switch in its configuration file, or with --keep-privileges", s.Type)
 }
 
 // openHost gives the host its part in an internal or external switch. keep is how long an external one waits to be
@@ -171,7 +197,18 @@ func (w *World) recoverHost(wanted []config.Switch) error {
 	if w.StateDir == "" {
 		return nil
 	}
+	if !slices.ContainsFunc(wanted, ofHost) {
+		if _, err := os.Stat(filepath.Join(w.StateDir, hostnetDir)); errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if w.state == nil {
+			defer w.releaseState()
+		}
+	}
 	dir, err := w.hostDir()
+	if errors.Is(err, errStateHeld) && !slices.ContainsFunc(wanted, ofHost) {
+		return nil // the other daemon's: it has not ended
+	}
 	if err != nil {
 		return err
 	}
@@ -202,6 +239,12 @@ func (w *World) openExternal(n *network, keep time.Duration) (err error) {
 	t, err := hostnet.Resume(dir, want.Switch, w.Log)
 	if err != nil {
 		return err
+	}
+	if t != nil && (!t.Confirmed() || t.External() != want) { // left by a rollback that has failed
+		if err := t.Rollback(); err != nil {
+			return err
+		}
+		t = nil
 	}
 	resumed := t != nil
 	if !resumed {
@@ -281,16 +324,25 @@ func (w *World) expired(n *network, t *hostnet.Takeover) {
 	}
 }
 
-// closeExternal rolls back.
+// closeExternal rolls back. If it fails, the switch keeps its ports, and it can be tried again.
 func (w *World) closeExternal(n *network) error {
 	t := n.host.takeover
 	if t == nil {
 		return nil
 	}
-	err := t.Rollback() // the host is on the network by itself again before its port on the switch ends
+	end := func(yes bool) {
+		for _, p := range n.host.ports {
+			p.ending.Store(yes)
+		}
+	}
+	end(true)
+	if err := t.Rollback(); err != nil { // the host is on the network by itself again before its port on the switch ends
+		end(false)
+		return err
+	}
 	n.host.takeover, n.host.until = nil, time.Time{}
 	n.host.closePorts()
-	return err
+	return nil
 }
 
 // externalSwitch finds an external switch.
@@ -348,7 +400,7 @@ func (w *World) ChangeExternal(name string, r api.ExternalRequest) (api.External
 		err = api.Problemf(http.StatusUnprocessableEntity, "action %q is not one of: %s, %s", r.Action, api.ExternalCommit, api.ExternalRollback)
 	case n.host.takeover == nil:
 		err = w.openExternal(n, r.Timeout)
-	case !n.host.until.IsZero():
+	default:
 		if err = n.host.takeover.Confirm(); err == nil {
 			n.host.until = time.Time{}
 		}

@@ -34,6 +34,9 @@ func (w *World) addSwitch(c config.Switch, keep time.Duration) (err error) {
 	if _, ok := w.switches[c.Name]; ok {
 		return fmt.Errorf("there is a switch %q already: take another name", c.Name)
 	}
+	if err := checkPrivileges(&c); err != nil {
+		return fmt.Errorf("switch %q: %w", c.Name, err)
+	}
 	n := &network{config: c}
 	n.sw = vswitch.New(vswitch.Config{
 		Name: c.Name, AgeingTime: c.AgeingTime, MaxMACs: c.MaxMACs, MaxMoves: maxMoves,
@@ -70,6 +73,9 @@ func (w *World) removeSwitch(name string) error {
 	n, ok := w.switches[name]
 	if !ok {
 		return api.Problemf(http.StatusNotFound, "there is no switch %q", name)
+	}
+	if err := w.closeExternal(n); err != nil {
+		return fmt.Errorf("switch %q: %w", name, err)
 	}
 	for _, a := range w.adapters {
 		if a.Switch == name {
