@@ -1,6 +1,7 @@
 package virtq_test
 
 import (
+	"encoding/binary"
 	"errors"
 	"slices"
 	"testing"
@@ -108,6 +109,99 @@ func TestDoneAll(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Of the longest chains, one is taken at a time.
+func TestTakeLongChains(t *testing.T) {
+	const num, parts = 64, 1024
+	for _, packed := range []bool{false, true} {
+		ram := virtqtest.NewRAM(t, base, size)
+		c := virtq.Config{Num: num, Packed: packed, Indirect: true, Desc: base, Driver: base + 0x1000, Device: base + 0x2000}
+		if packed {
+			c.Base = 0x8000
+		}
+		for i := range num {
+			virtqtest.PutDesc(ram.Bytes(base+uint64(16*i), 16), packed, base+0x4000, 16*parts, virtqtest.Indirect|1<<7, uint16(i))
+			binary.LittleEndian.PutUint16(ram.Bytes(base+0x1004+uint64(2*i), 2), uint16(i))
+		}
+		ram.Bytes(c.Driver, 4)[2] = num
+		if packed {
+			clear(ram.Bytes(c.Driver, 4))
+		}
+		for i := range parts {
+			flags := uint16(virtqtest.Next)
+			if i == parts-1 {
+				flags = 0
+			}
+			virtqtest.PutDesc(ram.Bytes(base+0x4000+uint64(16*i), 16), packed, base+0x9000, 1, flags, uint16(i+1))
+		}
+		q := mustNew(t, ram, c)
+		chains := make([]virtq.Chain, num)
+		for i := range num {
+			if n, err := q.Take(chains); n != 1 || err != nil || len(chains[0].Out) != parts {
+				t.Fatalf("packed %t, chain %d: took %d, %v, with %d parts", packed, i, n, err, len(chains[0].Out))
+			}
+			q.DoneAll(chains[:1])
+			q.Publish()
+		}
+		if n, err := q.Take(chains); n != 0 || err != nil {
+			t.Errorf("packed %t: took %d, %v from an empty ring", packed, n, err)
+		}
+	}
+}
+
+// hooked is memory that something happens to whenever a new piece of it is looked for.
+type hooked struct {
+	*virtqtest.RAM
+	hook func(gpa uint64)
+}
+
+func (m *hooked) Window(gpa uint64, n int, write bool) []byte {
+	m.hook(gpa)
+	return m.RAM.Window(gpa, n, write)
+}
+
+// A guest makes the descriptors of a packed ring available anew while the device is still taking them.
+func TestTakeRoundAndRound(t *testing.T) {
+	const pieces = 6
+	for _, descs := range []int{1, 2} { // of each chain, in a ring of as many
+		ram := virtqtest.NewRAM(t, base, size)
+		for i := range pieces {
+			ram.AddRegion(t, uint64(1+i)<<32, 4096, true, true)
+		}
+		give := func(i int) {
+			flags := []uint16{1 << 7, 1 << 15}[i%2] // available in this round, and in the next
+			for j := descs - 1; j >= 0; j-- {
+				more := uint16(0)
+				if j < descs-1 {
+					more = virtqtest.Next
+				}
+				virtqtest.PutDesc(ram.Bytes(base+uint64(16*j), 16), true, uint64(1+i%pieces)<<32, 64, flags|more, 0)
+			}
+		}
+		m := &hooked{ram, func(gpa uint64) {
+			if i := int(gpa >> 32); i >= 1 && i < pieces && gpa&0xfff == 0 {
+				give(i)
+			}
+		}}
+		q := mustNew(t, m, virtq.Config{
+			Num: uint16(descs), Packed: true, InOrder: true, Desc: base, Driver: base + 0x1000, Device: base + 0x2000, Base: 0x8000,
+		})
+		chains := make([]virtq.Chain, 64)
+		for taken := 0; taken < 3*pieces; {
+			give(taken)
+			n, err := q.Take(chains)
+			taken += n
+			if n > 1 {
+				t.Errorf("took %d chains of %d descriptors from a ring of as many", n, descs)
+			}
+			q.DoneAll(chains[:n])
+			q.Publish()
+			if err != nil {
+				break
+			}
+		}
+	}
 }
 
 // DPDK's driver marks entries of a packed ring's indirect tables as to be written although it sends them.

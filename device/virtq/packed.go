@@ -109,8 +109,10 @@ func (q *Queue) availablePacked() bool {
 
 // takePacked is Take.
 func (q *Queue) takePacked(chains []Chain) (n int, err error) {
-	r := &q.packed
-	for ; n < len(chains); n++ {
+	r, num := &q.packed, int(q.cfg.Num)
+	most := min(len(chains), num)
+	extra, parts := 0, 0 // of the chains that are not so simple: descriptors of the ring but one each, and all there are
+	for ; n < most; n++ {
 		if !q.availablePacked() {
 			break
 		}
@@ -129,6 +131,14 @@ func (q *Queue) takePacked(chains []Chain) (n int, err error) {
 		}
 		if ok, err := q.walkPacked(c); !ok {
 			return n, err
+		}
+		// A driver that makes descriptors available again before it has them back makes more available than there are.
+		if extra += int(c.descs) - 1; n+extra >= num {
+			return n, malformed("more than %d descriptors are available in a ring of as many", num)
+		}
+		most = min(len(chains), num-extra)
+		if parts += len(c.Out) + len(c.In); parts >= maxParts {
+			return n + 1, nil
 		}
 	}
 	return n, nil

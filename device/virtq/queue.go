@@ -173,6 +173,9 @@ func (q *Queue) Err() error { return q.err }
 // calls it allocates nothing. Their slices stay valid, with content that the guest may change,
 // until the owner lets the memory map change. Each is to be given to Done.
 //
+// It may take fewer than there are, but not none: no more than a ring has descriptors, and none after those that have as
+// many parts together as one may have. So a driver of long chains does not keep its neighbours waiting for longer.
+//
 // An error is [ErrMalformed] and final; the n chains before it are good.
 func (q *Queue) Take(chains []Chain) (n int, err error) {
 	if q.err != nil {
@@ -277,7 +280,7 @@ func (q *Queue) Done(c *Chain, written uint32) {
 	q.put(entry{c.id, c.descs, written}, q.cfg.InOrder && len(c.In) == 0)
 }
 
-// DoneAll is Done for several chains, in their order, to none of which anything was written.
+// DoneAll is Done for several chains of one Take, in their order, to none of which anything was written.
 func (q *Queue) DoneAll(chains []Chain) {
 	switch {
 	case len(chains) == 0:

@@ -89,6 +89,7 @@ func (q *Queue) takeSplit(chains []Chain) (n int, err error) {
 		return 0, err
 	}
 	r := &q.split
+	parts := 0 // of the chains that are not so simple
 	for ; n < ready; n++ {
 		c := &chains[n]
 		c.reset()
@@ -107,6 +108,9 @@ func (q *Queue) takeSplit(chains []Chain) (n int, err error) {
 		}
 		if err := q.walkSplit(c); err != nil {
 			return n, err
+		}
+		if parts += len(c.Out) + len(c.In); parts >= maxParts {
+			return n + 1, nil
 		}
 	}
 	return n, nil
