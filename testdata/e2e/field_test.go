@@ -39,10 +39,21 @@ vms:
 `), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	for _, vm := range []string{"web01", "legacy", "synthetic", "none"} {
-		out, err := exec.Command(polder, "libvirt-xml", "-c", config, "--type", "qemu", vm).CombinedOutput()
+	for vm, want := range map[string][]string{
+		"web01": {"driver&#34;:&#34;vfio-user-pci", `queues="2"`, `order="2"`, `mode="client"`, `<reconnect enabled="yes"`,
+			`mode="server"`, `<mtu size="9000"`, `<rom enabled="no"`},
+		"legacy":    {"/run/none/legacy.sock"},
+		"synthetic": {`"/run/none/synthetic.sock"`},
+		"none":      {`<access mode="shared"`},
+	} {
+		out, err := exec.Command(polder, "--runtime-dir", "/run/none", "libvirt-xml", "-c", config, "--type", "qemu", vm).CombinedOutput()
 		if err != nil {
 			t.Fatalf("%v: %s", err, out)
+		}
+		for _, w := range want {
+			if !strings.Contains(string(out), w) {
+				t.Errorf("%s is missing:\n%s", w, out)
+			}
 		}
 		if err := os.WriteFile(domain, out, 0o644); err != nil {
 			t.Fatal(err)
@@ -159,7 +170,6 @@ switches:
 vms:
   - {name: web01, adapters: [{name: web01, switch: lan, mac: "00:15:5d:00:00:0a"}]}
 `)
-	h.run("ip address add 169.254.9.9/32 dev host0")
 	h.run("ip neighbour add 10.9.0.8 lladdr 01:80:c2:00:00:0e dev host0") // where LLDP goes
 	h.background("sh -c 'while :; do busybox arping -f -c 1 -w 1 -I host0 10.9.0.7; busybox ping -c 1 -W 1 10.9.0.8; done'")
 	return d

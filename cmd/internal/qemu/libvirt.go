@@ -53,6 +53,7 @@ type (
 		MAC    xmlAddress `xml:"mac"`
 		Source xmlSocket  `xml:"source"`
 		Model  xmlType    `xml:"model"`
+		MTU    *xmlMTU    `xml:"mtu"`
 		Driver *xmlDriver `xml:"driver"`
 		Boot   *xmlBoot   `xml:"boot"`
 		ROM    *xmlROM    `xml:"rom"`
@@ -61,14 +62,17 @@ type (
 		Address string `xml:"address,attr"`
 	}
 	xmlSocket struct {
-		Type      string       `xml:"type,attr"`
-		Path      string       `xml:"path,attr"`
-		Mode      string       `xml:"mode,attr"`
-		Reconnect xmlReconnect `xml:"reconnect"`
+		Type      string        `xml:"type,attr"`
+		Path      string        `xml:"path,attr"`
+		Mode      string        `xml:"mode,attr"`
+		Reconnect *xmlReconnect `xml:"reconnect"`
 	}
 	xmlReconnect struct {
 		Enabled string `xml:"enabled,attr"`
 		Timeout int    `xml:"timeout,attr"` // seconds
+	}
+	xmlMTU struct {
+		Size int `xml:"size,attr"`
 	}
 	xmlDriver struct {
 		Queues int `xml:"queues,attr"`
@@ -112,7 +116,13 @@ func (d *Domain) XML() ([]byte, error) {
 		}
 		n := xmlInterface{
 			Type: "vhostuser", MAC: xmlAddress{a.Synthetic.MAC}, Model: xmlType{"virtio"},
-			Source: xmlSocket{"unix", a.Socket, "client", xmlReconnect{"yes", 1}},
+			Source: xmlSocket{"unix", a.Socket, "client", &xmlReconnect{"yes", 1}},
+		}
+		if a.Synthetic.Listen {
+			n.Source.Mode, n.Source.Reconnect = "server", nil
+		}
+		if a.Synthetic.MTU != 0 {
+			n.MTU = &xmlMTU{a.Synthetic.MTU}
 		}
 		if a.Synthetic.Queues > 1 {
 			n.Driver = &xmlDriver{a.Synthetic.Queues}
