@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -24,6 +25,9 @@ vms:
   - {name: a, memory: 256M, adapters: [{name: a, switch: lan, kind: synthetic, mac: "00:15:5d:00:00:0a"}]}
   - {name: b, memory: 256M, adapters: [{name: b, switch: lan, kind: synthetic, mac: "00:15:5d:00:00:0b"}]}
 `)
+	if status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.Pid())); err != nil || !strings.Contains(string(status), "CapEff:\t0000000000000000\n") {
+		t.Errorf("the daemon of a private switch has privileges: %v\n%s", err, status)
+	}
 	guests := d.boot(t, map[string]string{"a": "net0=10.0.0.10/24", "b": "net0=10.0.0.11/24"})
 	t.Run("guards", func(t *testing.T) { testGuards(t, d, guests["a"]) })
 	t.Run("VLANs", func(t *testing.T) { testVLANs(t, d, guests["a"], guests["b"]) })
