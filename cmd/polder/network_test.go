@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"polder/cmd/internal/api"
 )
@@ -95,6 +96,13 @@ func TestHostVerbs(t *testing.T) {
 		t.Errorf("after an internal switch\n%swant\n%s", now, before)
 	}
 
+	shell(t, "ip tuntap add dev vEth-host mode tap") // somebody's, who would find addresses on it
+	fails("switch add host --type internal --address 192.168.77.1/24", `switch "host": there is a device vEth-host already: `)
+	shell(t, "ip tuntap del dev vEth-host mode tap")
+	if now := state(); now != before {
+		t.Errorf("after what failed\n%swant\n%s", now, before)
+	}
+
 	plan := must("external plan lan --nic eth0")
 	if !strings.Contains(plan, "192.0.2.7/24") || !strings.Contains(plan, "default") {
 		t.Errorf("a plan that does not say what moves:\n%s", plan)
@@ -136,4 +144,11 @@ func TestHostVerbs(t *testing.T) {
 			t.Errorf("%s, removed:\n%swant\n%s", driver, now, before)
 		}
 	}
+
+	must("switch add lan --type external --nic eth0 --driver packet")
+	shell(t, "ip link delete eth0")
+	for gone := regexp.MustCompile(`(?m) uplink +off `); !gone.MatchString(must("show lan")); {
+		time.Sleep(20 * time.Millisecond)
+	}
+	must("switch remove lan")
 }

@@ -29,6 +29,7 @@ type hostPort struct {
 	dev    hostDevice
 	member *vswitch.Member
 	ending atomic.Bool // its device may go
+	ended  atomic.Bool // it has gone
 	stop   context.CancelFunc
 	done   sync.WaitGroup
 }
@@ -63,7 +64,9 @@ func (w *World) joinHost(n *network, name, kind string, dev hostDevice) error {
 	var ctx context.Context
 	ctx, p.stop = context.WithCancel(context.Background())
 	p.done.Go(func() {
-		if err := dev.Run(ctx, m); err != nil && !p.ending.Load() {
+		err := dev.Run(ctx, m)
+		p.ended.Store(true)
+		if err != nil && !p.ending.Load() {
 			w.Log.Error("the port has ended", "switch", n.config.Name, "port", name, "err", err)
 			w.tell(api.EventDetached, n.config.Name, name, err.Error())
 		}
@@ -90,7 +93,7 @@ func (h *host) closePorts() {
 // status tells of the port.
 func (p *hostPort) status() api.Port {
 	s := portStatus(p.member)
-	s.Kind, s.MAC, s.Attached = p.kind, p.mac, true
+	s.Kind, s.MAC, s.Attached = p.kind, p.mac, !p.ended.Load()
 	st := p.dev.Stats()
 	for reason, n := range map[string]uint64{"host-down": st.Down, "host-full": st.Full, "host-refused": st.Refused, "host-missed": st.Missed, "host-broken": st.Broken} {
 		if n > 0 {
@@ -164,6 +167,9 @@ func (w *World) openInternal(n *network) error {
 	name := c.Name
 	if name == "" {
 		name = hostnet.DeviceName(n.config.Name)
+	}
+	if _, err := net.InterfaceByName(name); err == nil { // a TAP device that persists could be opened, and would keep the addresses
+		return fmt.Errorf("there is a device %[1]s already: remove it with `ip link delete %[1]s`, or give the host's adapter another name", name)
 	}
 	tap, err := w.openTap(name)
 	if err != nil {
