@@ -229,11 +229,8 @@ func (r *rxRing) deliver(frames []*vswitch.Frame, share, shares uint32) (n int) 
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	defer r.catch(debug.SetPanicOnFault(true))
-	if r.q == nil || !r.enabled { // since Deliver looked
-		return 0
-	}
-	defer r.finish()
 	if shares > 1 {
+		defer r.unpick()
 		for _, f := range frames {
 			if flowHash(f.Head)%shares == share {
 				r.picked = append(r.picked, f)
@@ -241,6 +238,11 @@ func (r *rxRing) deliver(frames []*vswitch.Frame, share, shares uint32) (n int) 
 		}
 		frames = r.picked
 	}
+	if r.q == nil || !r.enabled { // since Deliver looked
+		r.lose(frames)
+		return 0
+	}
+	defer r.finish()
 	for len(frames) > 0 {
 		batch := frames[:min(len(frames), rxBatch)]
 		for i, f := range batch {
@@ -262,6 +264,7 @@ func (r *rxRing) deliver(frames []*vswitch.Frame, share, shares uint32) (n int) 
 			}
 			if !r.scatter(batch[at], r.sizes[at]) {
 				r.noBuffer.Add(uint64(len(frames) - at)) // with those behind it: nothing overtakes
+				r.lose(frames[at:])
 				return n
 			}
 			at, n = at+1, n+1
@@ -269,6 +272,21 @@ func (r *rxRing) deliver(frames []*vswitch.Frame, share, shares uint32) (n int) 
 		frames = frames[len(batch):]
 	}
 	return n
+}
+
+// lose tells the switch that frames, the last of those picked, were not taken: other rings may take those behind them.
+func (r *rxRing) lose(frames []*vswitch.Frame) {
+	if len(r.picked) > 0 {
+		for _, f := range frames {
+			f.Lost = true
+		}
+	}
+}
+
+// unpick forgets frames, which are only lent.
+func (r *rxRing) unpick() {
+	clear(r.picked)
+	r.picked = r.picked[:0]
 }
 
 // write copies a frame and its header to one buffer.
@@ -356,8 +374,6 @@ func (r *rxRing) finish() {
 	var nobody [vswitch.HeaderLen]byte
 	reserved, filling := r.reserved, r.filling
 	r.reserved, r.filling = 0, nil // first, for the ring's own memory may have gone as well
-	clear(r.picked)                // they are only lent
-	r.picked = r.picked[:0]
 	for _, b := range r.buffers[:reserved] {
 		r.write(b, &vswitch.Frame{Head: nobody[:]})
 	}

@@ -199,6 +199,60 @@ func TestVirtioNetQueues(t *testing.T) {
 	}
 }
 
+// TestVirtioNetQueueFull fills one ring: what the other takes is counted, and seen, as taken.
+func TestVirtioNetQueueFull(t *testing.T) {
+	v := newVirtioNet(t, device.VirtioNetConfig{Pairs: 2})
+	sw := newSwitch(t)
+	m := joinVirtioNet(t, sw, v, "guest")
+	sender, err := sw.Join("sender", porttest.NewRecorder(1), vswitch.PortOptions{})
+	check(t, err)
+	in := sender.NewIngress()
+	g := attachVirtio(t, v, virtioOptions{pairs: 2})
+	flow := func(port, n int) vswitch.Frame {
+		p := tcpFrame(vswitch.MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, macB, n)
+		p[35] = byte(port)
+		return whole(p)
+	}
+	first, second := 0, 1 // flows of different rings
+	in.Forward([]vswitch.Frame{flow(first, 20)})
+	pair := 0
+	if len(g.receive(0)) == 0 {
+		pair = 1
+	}
+	for ; ; second++ {
+		in.Forward([]vswitch.Frame{flow(second, 20)})
+		g.receive(pair)
+		if len(g.receive(1-pair)) == 1 {
+			break
+		}
+	}
+	for range g.o.Num {
+		in.Forward([]vswitch.Frame{flow(first, 20)})
+	}
+	before := m.Stats()
+	o, err := sw.Observe(vswitch.ObserverConfig{Members: []*vswitch.Member{m}})
+	check(t, err)
+	batch := []vswitch.Frame{flow(first, 1000), flow(second, 100), flow(first, 1000), flow(second, 200)}
+	in.Forward(batch)
+	after := m.Stats()
+	if frames, bytes := after.TxFrames-before.TxFrames, after.TxBytes-before.TxBytes; frames != 2 || int(bytes) != batch[1].Len+batch[3].Len {
+		t.Errorf("%d frames of %d bytes in all were counted", frames, bytes)
+	}
+	if n := after.Drops[vswitch.DropReceiverFull] - before.Drops[vswitch.DropReceiverFull]; n != 2 {
+		t.Errorf("%d frames were counted as lost, want 2", n)
+	}
+	packets, err := o.Read(t.Context())
+	check(t, err)
+	for i, p := range packets {
+		if p.Len != batch[i].Len || p.Dropped != (i%2 == 0) || batch[i].Lost {
+			t.Errorf("frame %d was seen with %d bytes, dropped %t", i, p.Len, p.Dropped)
+		}
+	}
+	if len(packets) != 4 {
+		t.Errorf("%d frames were seen", len(packets))
+	}
+}
+
 // TestVirtioNetDisabled takes and drops what a disabled transmit ring sends.
 func TestVirtioNetDisabled(t *testing.T) {
 	a, b := virtioPair(t, virtioOptions{})

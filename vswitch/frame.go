@@ -34,6 +34,10 @@ type Frame struct {
 	// frame, which is complete as it lies there. The switch believes none of it
 	// and gives ports one of its own making; see [Offload].
 	Offload Offload
+
+	// Lost is how a port with several queues says which frames it did not take:
+	// see [Port]. It is false when Deliver is called.
+	Lost bool
 }
 
 // Offload says what is missing in a frame that its sender left for the network

@@ -256,14 +256,14 @@ func observe(taps []*tap, d Direction, f *Frame, reason DropReason, now time.Tim
 	}
 }
 
-// observeDelivery shows frames to observers of the port they went to, of which
-// it took the first n.
-func observeDelivery(taps []*tap, frames []*Frame, n int) {
+// observeDelivery shows frames to observers of the port they went to, which did
+// not take those that are Lost.
+func observeDelivery(taps []*tap, frames []*Frame) {
 	now := time.Now()
-	for i, f := range frames {
-		reason := DropReceiverFull
-		if i < n {
-			reason = notDropped
+	for _, f := range frames {
+		reason := DropReason(notDropped)
+		if f.Lost {
+			reason = DropReceiverFull
 		}
 		observe(taps, Out, f, reason, now)
 	}

@@ -16,6 +16,9 @@ type Port interface {
 	// unless the port is an [OffloadPort]. Head can be 4 bytes longer or shorter
 	// than the sender made it, by a VLAN tag.
 	//
+	// A port with several queues may have room for a frame and none for one before
+	// it. It takes what it can, and sets Lost in each frame that it does not take.
+	//
 	// The list, the frames and the memory they point to belong to the caller.
 	// Deliver reads them, and keeps none of them after it returns.
 	// Reading Body can panic when it is memory of a guest that goes away, so a
@@ -135,21 +138,39 @@ func (m *Member) accepts() OffloadSet {
 // whether the port took them all.
 func (m *Member) deliver(frames []*Frame) bool {
 	n := m.port.Deliver(frames)
-	if n > 0 {
-		var sent tally
-		for _, f := range frames[:n] {
+	var sent tally
+	if n == len(frames) {
+		for _, f := range frames {
 			sent.add(f)
 		}
+	} else {
+		m.full.Add(uint64(len(frames) - n))
+		if !slices.ContainsFunc(frames, isLost) {
+			for _, f := range frames[n:] {
+				f.Lost = true
+			}
+		}
+		for _, f := range frames {
+			if !f.Lost {
+				sent.add(f)
+			}
+		}
+	}
+	if n > 0 {
 		m.tx.add(sent)
 	}
-	if n < len(frames) {
-		m.full.Add(uint64(len(frames) - n))
-	}
 	if taps := m.taps.Load(); taps != nil {
-		observeDelivery(*taps, frames, n)
+		observeDelivery(*taps, frames)
+	}
+	if n < len(frames) {
+		for _, f := range frames {
+			f.Lost = false
+		}
 	}
 	return n == len(frames)
 }
+
+func isLost(f *Frame) bool { return f.Lost }
 
 // lose counts n frames, which are f or would have been made of it, as not
 // delivered for want of room.
