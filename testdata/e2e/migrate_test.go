@@ -44,7 +44,7 @@ func TestMigrate(t *testing.T) {
 			// so it is the adapter alone that knows of the pages.
 			const few = 48 << 10
 			command(t, a, "mkfifo /tmp/quiet; nc -l -p 5002 <>/tmp/quiet >/tmp/few & echo $! >/tmp/sleeper")
-			command(t, b, "mkfifo /tmp/few; sleep 100000 >/tmp/few & nc 10.21.140.11 5002 </tmp/few &")
+			command(t, b, "mkfifo /tmp/few; sleep 100000 >/tmp/few & (until nc 10.21.140.11 5002 </tmp/few 2>/dev/null; do sleep 0.1; done) &")
 			for hop := range 2 {
 				before := receivedBytes(t, b)
 				command(t, a, "kill -STOP $(cat /tmp/sleeper)")
