@@ -224,6 +224,10 @@ type rxRing struct {
 // rxBatch is for how many frames buffers are reserved before the first is written.
 const rxBatch = 64
 
+// maxScattered bounds the parts to which the frames of such a batch are scattered: there are enough for the largest in buffers of
+// 1 KiB. Smaller ones are the driver's own choice, and are not to cost others the time of those who send to it.
+const maxScattered = 4096
+
 // deliver copies to the ring those of frames whose flows fall to share number share of shares.
 func (r *rxRing) deliver(frames []*vswitch.Frame, share, shares uint32) (n int) {
 	r.mu.Lock()
@@ -248,7 +252,7 @@ func (r *rxRing) deliver(frames []*vswitch.Frame, share, shares uint32) (n int) 
 		for i, f := range batch {
 			r.sizes[i] = r.headerLen + f.Len
 		}
-		for at := 0; at < len(batch); {
+		for at, scattered := 0, 0; at < len(batch); {
 			r.reserved = r.q.FillEach(r.sizes[at:len(batch)], r.buffers[:])
 			for i := 0; i < r.reserved; i++ {
 				if r.headerLen == maxHeader {
@@ -262,7 +266,11 @@ func (r *rxRing) deliver(frames []*vswitch.Frame, share, shares uint32) (n int) 
 			if at == len(batch) {
 				break
 			}
-			if !r.scatter(batch[at], r.sizes[at]) {
+			parts := 0
+			if scattered < maxScattered {
+				parts = r.scatter(batch[at], r.sizes[at])
+			}
+			if scattered += parts; parts == 0 {
 				r.noBuffer.Add(uint64(len(frames) - at)) // with those behind it: nothing overtakes
 				r.lose(frames[at:])
 				return n
@@ -346,14 +354,15 @@ func putPlainHeader(b []byte) {
 	}
 }
 
-// scatter copies a frame and its header, size bytes in all, to whatever the driver offers. It reports whether that suffices.
-func (r *rxRing) scatter(f *vswitch.Frame, size int) bool {
+// scatter copies a frame and its header, size bytes in all, to whatever the driver offers. It returns the number of
+// parts, or 0 if they do not suffice.
+func (r *rxRing) scatter(f *vswitch.Frame, size int) int {
 	parts, buffers, err := r.q.Fill(size, r.merge)
 	if err != nil {
 		r.fail(err)
 	}
 	if buffers == 0 {
-		return false
+		return 0
 	}
 	r.filling = parts
 	header := makeHeader(&f.Offload, buffers)
@@ -364,7 +373,7 @@ func (r *rxRing) scatter(f *vswitch.Frame, size int) bool {
 		s.write(p)
 	}
 	r.filling = nil
-	return true
+	return len(parts)
 }
 
 // finish shows the driver what came. If the memory of a sender went away in the middle of a frame, the
