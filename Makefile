@@ -5,6 +5,9 @@ GO      ?= go
 BENCH   ?= all
 export POLDER_CACHE ?= $(CURDIR)/.cache
 
+# What tests call and the machine does not have, they find in the cache.
+export PATH := $(PATH):/usr/sbin:/sbin:$(POLDER_CACHE)/bin
+
 # The packages under testdata are not in ./...
 E2E = $(sort $(patsubst %/,./%,$(dir $(wildcard testdata/*/*.go))))
 
