@@ -457,7 +457,7 @@ func (c *Config) complete(dir string) {
 	for i := range c.Switches {
 		s := &c.Switches[i]
 		s.completeNetwork()
-		s.MTU = cmp.Or(s.MTU, DefaultMTU)
+		s.AgeingTime, s.MTU = cmp.Or(s.AgeingTime, vswitch.DefaultAgeingTime), cmp.Or(s.MTU, DefaultMTU)
 		if s.PXE != nil {
 			s.PXE.Complete(dir)
 		}
@@ -815,5 +815,5 @@ func ForRun(name string, p *PXE) (*Config, error) {
 	p.Complete(".")
 	k := &checker{}
 	p.check(k, "", name)
-	return &Config{Switches: []Switch{{Name: name, Type: TypePrivate, MTU: DefaultMTU, PXE: p}}}, k.err()
+	return &Config{Switches: []Switch{{Name: name, Type: TypePrivate, AgeingTime: vswitch.DefaultAgeingTime, MTU: DefaultMTU, PXE: p}}}, k.err()
 }

@@ -43,8 +43,8 @@ func TestParse(t *testing.T) {
 	if p.Root != "/etc/polder/boot" {
 		t.Errorf("root %q does not start at the file's directory", p.Root)
 	}
-	if c.Switches[0].MTU != 1500 {
-		t.Errorf("the MTU is %d", c.Switches[0].MTU)
+	if s := c.Switches[0]; s.MTU != 1500 || s.AgeingTime != 300*time.Second { // as the operator's verbs say them: no difference
+		t.Errorf("the MTU is %d, the ageing time %v", s.MTU, s.AgeingTime)
 	}
 	if p.Lease != 2*time.Hour || p.Pool.Last != netip.MustParseAddr("10.9.0.200") {
 		t.Errorf("lease %v, pool %v", p.Lease, p.Pool)
