@@ -33,14 +33,23 @@ func (c *Chain) reset() {
 
 // trim takes n bytes off the end of c.In.
 func (c *Chain) trim(n int) {
-	for n > 0 {
+	for left := n; left > 0; {
 		last := &c.In[len(c.In)-1]
-		if n < len(*last) {
-			*last = (*last)[:len(*last)-n]
-			return
+		if left < len(*last) {
+			*last = (*last)[:len(*last)-left]
+			break
 		}
-		n -= len(*last)
+		left -= len(*last)
 		c.In = c.In[:len(c.In)-1]
+	}
+	for left := n; left > 0 && len(c.dirty) > 0; {
+		last := &c.dirty[len(c.dirty)-1]
+		if left < last.n {
+			last.n -= left
+			break
+		}
+		left -= last.n
+		c.dirty = c.dirty[:len(c.dirty)-1]
 	}
 }
 

@@ -472,6 +472,11 @@ func TestLog(t *testing.T) {
 					t.Fatalf("step %d: byte at %#x was written but not logged", i, base+j)
 				}
 			}
+			for j := uint64(40); j < 64; j++ {
+				if logged[at+j] {
+					t.Fatalf("step %d: byte at %#x, behind the frame, was logged", i, at+j)
+				}
+			}
 			if len(logged) > 400 {
 				t.Fatalf("step %d: %d bytes logged", i, len(logged))
 			}
