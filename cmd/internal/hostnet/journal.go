@@ -116,7 +116,7 @@ func readJournal(dir, switchName string) (*journal, error) {
 	}
 	j := &journal{}
 	if err := json.Unmarshal(text, j); err != nil {
-		return nil, fmt.Errorf("journal %s: %w", journalPath(dir, switchName), err)
+		return nil, fmt.Errorf("journal %s: %w: put the network back by hand, or restart the machine, and remove the file", journalPath(dir, switchName), err)
 	}
 	if j.Format != journalFormat || j.External.Switch != switchName {
 		return nil, fmt.Errorf("journal %s: format %d of switch %q is not this program's: put the network back with the Polder that wrote it", journalPath(dir, switchName), j.Format, j.External.Switch)
