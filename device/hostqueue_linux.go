@@ -282,7 +282,8 @@ func hostOffload(h []byte) vswitch.Offload {
 }
 
 // Deliver implements vswitch.Port. It writes to the kernel without waiting: a frame for which there is no room, and those
-// behind it, are lost. With several queues, each takes the flows that fall to it.
+// behind it, are lost, and one that the kernel refuses is lost alone. With several queues, each takes the flows that fall
+// to it.
 func (p *hostPort) Deliver(frames []*vswitch.Frame) (n int) {
 	p.gate.RLock()
 	defer p.gate.RUnlock() // also if a sender's memory vanishes
@@ -306,15 +307,18 @@ func (p *hostPort) Deliver(frames []*vswitch.Frame) (n int) {
 			n++
 		case unix.EIO, unix.ENETDOWN, unix.ENXIO, unix.EBADFD:
 			p.down.Add(uint64(len(frames) - i))
+			lose(frames[i:])
 			if p.fell != nil {
 				p.fell()
 			}
 			return n
 		case unix.EAGAIN, unix.ENOBUFS, unix.ENOMEM:
 			p.full.Add(uint64(len(frames) - i))
+			lose(frames[i:])
 			return n
 		default: // the fault of this one
 			p.refused.Add(1)
+			f.Lost = true
 		}
 	}
 	return n

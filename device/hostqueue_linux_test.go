@@ -635,10 +635,14 @@ func TestHostHostile(t *testing.T) {
 		refused := uint64(0)
 		for _, f := range []*vswitch.Frame{long, lend(many, mo)} {
 			before := p.Stats()
-			n := p.Deliver([]*vswitch.Frame{f, lend(small, so)})
+			last := lend(small, so)
+			n := p.Deliver([]*vswitch.Frame{f, last})
 			after := p.Stats()
 			if refused += after.Refused - before.Refused; n+int(after.Refused-before.Refused) != 2 {
 				t.Errorf("%d of 2 delivered, then %+v", n, after)
+			}
+			if f.Lost != (n == 1) || last.Lost {
+				t.Errorf("%d of 2 delivered, and the first is said to be lost: %t, the last: %t", n, f.Lost, last.Lost)
 			}
 			for got := []byte(nil); !bytes.Equal(got, small); {
 				_, got = w.receive()

@@ -285,9 +285,14 @@ func (r *rxRing) deliver(frames []*vswitch.Frame, share, shares uint32) (n int) 
 // lose tells the switch that frames, the last of those picked, were not taken: other rings may take those behind them.
 func (r *rxRing) lose(frames []*vswitch.Frame) {
 	if len(r.picked) > 0 {
-		for _, f := range frames {
-			f.Lost = true
-		}
+		lose(frames)
+	}
+}
+
+// lose tells the switch that frames were not taken.
+func lose(frames []*vswitch.Frame) {
+	for _, f := range frames {
+		f.Lost = true
 	}
 }
 

@@ -35,8 +35,8 @@ type Frame struct {
 	// and gives ports one of its own making; see [Offload].
 	Offload Offload
 
-	// Lost is how a port with several queues says which frames it did not take:
-	// see [Port]. It is false when Deliver is called.
+	// Lost is how a port says which frames it did not take, if they are not the
+	// last: see [Port]. It is false when Deliver is called.
 	Lost bool
 }
 

@@ -16,8 +16,9 @@ type Port interface {
 	// unless the port is an [OffloadPort]. Head can be 4 bytes longer or shorter
 	// than the sender made it, by a VLAN tag.
 	//
-	// A port with several queues may have room for a frame and none for one before
-	// it. It takes what it can, and sets Lost in each frame that it does not take.
+	// Some ports can take a frame though not one before it, as those with several
+	// queues. They take what they can, and set Lost in each frame that they do not
+	// take.
 	//
 	// The list, the frames and the memory they point to belong to the caller.
 	// Deliver reads them, and keeps none of them after it returns.
