@@ -70,17 +70,17 @@ func (s *finisher) deliver(m *Member, frames []*Frame) {
 }
 
 // room makes room for one more frame, if need be by a delivery. It reports
-// false if the port did not take all of that.
+// false if the port is full after that.
 func (s *finisher) room(m *Member) bool { return s.made < finisherLen || s.flush(m) }
 
-// flush delivers what there is.
+// flush delivers what there is, and reports whether there may be room for more.
 func (s *finisher) flush(m *Member) bool {
 	if len(s.list) == 0 {
 		return true
 	}
-	all := m.deliver(s.list)
+	more := m.deliver(s.list)
 	s.reset()
-	return all
+	return more
 }
 
 // reset forgets what was made.

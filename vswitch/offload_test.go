@@ -707,6 +707,40 @@ func TestOffloadReceiverFull(t *testing.T) {
 	}
 }
 
+// loser is a port that does not take the first frame of a list.
+type loser struct{ bytes int }
+
+func (p *loser) Deliver(frames []*vswitch.Frame) int {
+	frames[0].Lost = true
+	for _, f := range frames[1:] {
+		p.bytes += f.Len
+	}
+	return len(frames) - 1
+}
+
+// TestFirstLost has a port lose the first frame of each list: the others are
+// counted, and there is room for more.
+func TestFirstLost(t *testing.T) {
+	s := newSwitch(t, vswitch.Config{MaxMACs: 16})
+	a := join(t, s, "a", vswitch.PortOptions{})
+	p := new(loser)
+	m, err := s.Join("loser", p, vswitch.PortOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var batch []vswitch.Frame
+	for i := range 100 {
+		p := packet{dst: broadcast, payload: 100 + i}
+		batch = append(batch, lent(p.bytes(), p.checksum()))
+	}
+	a.Forward(batch)
+	a.Forward([]vswitch.Frame{frame(broadcast, mac(1), 1), frame(broadcast, mac(1), 2)})
+	st := m.Stats()
+	if st.TxFrames != 98 || st.TxBytes != uint64(p.bytes) || st.Drops[vswitch.DropReceiverFull] != 4 {
+		t.Errorf("the port took %d bytes in 98 frames of 102, and is said to have got %+v", p.bytes, st)
+	}
+}
+
 // TestOffloadPanic has a port that panics when it is given the second lot of
 // pieces, as if the sender's memory had gone: the next batch begins clean.
 func TestOffloadPanic(t *testing.T) {

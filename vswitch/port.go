@@ -136,7 +136,7 @@ func (m *Member) accepts() OffloadSet {
 }
 
 // deliver hands frames to the port and counts what became of them. It reports
-// whether the port took them all.
+// whether the port took the last of them, and so may have room for more.
 func (m *Member) deliver(frames []*Frame) bool {
 	n := m.port.Deliver(frames)
 	var sent tally
@@ -163,12 +163,14 @@ func (m *Member) deliver(frames []*Frame) bool {
 	if taps := m.taps.Load(); taps != nil {
 		observeDelivery(*taps, frames)
 	}
-	if n < len(frames) {
-		for _, f := range frames {
-			f.Lost = false
-		}
+	if n == len(frames) {
+		return true
 	}
-	return n == len(frames)
+	full := frames[len(frames)-1].Lost
+	for _, f := range frames {
+		f.Lost = false
+	}
+	return !full
 }
 
 func isLost(f *Frame) bool { return f.Lost }
