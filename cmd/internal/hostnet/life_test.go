@@ -103,6 +103,45 @@ func TestRollbackFails(t *testing.T) {
 	same(t, "rollback again", before, h.snapshot())
 }
 
+// What cannot be confirmed is not kept: a commit that need not wait fails, and one that waits is still rolled back in time.
+func TestConfirmFails(t *testing.T) {
+	if !isolated(t) {
+		return
+	}
+	h, _ := newHost(t)
+	inhabit(h)
+	before := h.snapshot()
+	log, _ := testLog(t)
+	dir := t.TempDir()
+	failure := errors.New("as the test wants it")
+	full := func(text string, run func() error) error {
+		if text == "write the journal" {
+			return failure
+		}
+		return run()
+	}
+	for _, keep := range []time.Duration{0, time.Hour} {
+		to, err := plan(t, External{Switch: "LAN", NIC: "eth0", Driver: Bridge}).Begin(dir, log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		to.around = full
+		expired := make(chan bool)
+		err = to.Commit(context.Background(), keep, func() { close(expired) })
+		if keep > 0 && err == nil {
+			err = to.Confirm()
+			if !to.timer.Reset(0) {
+				t.Fatal("nothing rolls it back")
+			}
+			<-expired
+		}
+		if !errors.Is(err, failure) || to.Confirmed() {
+			t.Errorf("keep %v: %v, confirmed %v", keep, err, to.Confirmed())
+		}
+		same(t, "keep "+keep.String(), before, h.snapshot())
+	}
+}
+
 // A take-over after which a gateway does not answer any more is rolled back.
 func TestGatewayLost(t *testing.T) {
 	if !isolated(t) {

@@ -120,11 +120,14 @@ func (t *Takeover) Commit(ctx context.Context, keep time.Duration, expired func(
 	if err == nil {
 		err = t.verify(ctx, gateways)
 	}
+	if err == nil && keep == 0 {
+		err = t.confirm()
+	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("take-over of %s: %w", t.journal.External.NIC, err), t.rollback())
 	}
 	if keep == 0 {
-		return t.confirm()
+		return nil
 	}
 	t.timer = time.AfterFunc(keep, func() {
 		if t.expire() && expired != nil {
@@ -188,11 +191,15 @@ func (t *Takeover) Confirm() error {
 }
 
 func (t *Takeover) confirm() error {
+	t.journal.Confirmed = true
+	if err := t.write(); err != nil {
+		t.journal.Confirmed = false // as a crash would find it
+		return err
+	}
 	if t.timer != nil {
 		t.timer.Stop()
 	}
-	t.journal.Confirmed = true
-	return t.write()
+	return nil
 }
 
 // Rollback puts everything back as it was, and what has changed on the host's own adapter since
