@@ -109,6 +109,13 @@ func (c *serveCmd) Run(env *environment) error {
 	}
 }
 
+// hypervisorsListen tells whether there is a socket on which the hypervisor listens.
+func hypervisorsListen(cfg *config.Config) bool {
+	return slices.ContainsFunc(cfg.VMs, func(vm config.VM) bool {
+		return slices.ContainsFunc(vm.Adapters, func(a config.Adapter) bool { return a.Socket.Mode == config.ModeClient })
+	})
+}
+
 // dropPrivileges gives up what is not needed from now on. Private switches need nothing; the others need the host's
 // network until they have put it back.
 func (c *serveCmd) dropPrivileges(env *environment, cfg *config.Config) error {
@@ -121,6 +128,9 @@ func (c *serveCmd) dropPrivileges(env *environment, cfg *config.Config) error {
 	}
 	if c.Group != "" { // gets the sockets of adapters to come
 		keep = append(keep, privilege.Chown)
+	}
+	if hypervisorsListen(cfg) { // and restart, with new sockets, under a user of their own
+		keep = append(keep, privilege.Override)
 	}
 	err := privilege.Limit(keep...)
 	if errors.Is(err, privilege.ErrCgo) {

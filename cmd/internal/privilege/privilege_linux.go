@@ -21,6 +21,9 @@ var Network = []int{Admin, unix.CAP_NET_RAW}
 // Chown is the capability to give a file to a group that the process is not a member of.
 const Chown = unix.CAP_CHOWN
 
+// Override is the capability to open what its owner keeps for itself, such as a hypervisor's socket.
+const Override = unix.CAP_DAC_OVERRIDE
+
 // lastCap is the highest capability that Linux has; a kernel that is older knows fewer.
 const lastCap = unix.CAP_LAST_CAP
 
