@@ -40,6 +40,7 @@ type gated struct {
 	mu       sync.Mutex
 	started  bool
 	ended    bool   // an end was reported
+	told     bool   // and the library was given an ERROR, which it will find
 	block    uint16 // of the last DATA or OACK sent
 	awaiting bool   // its ACK has not been passed
 	acked    int64  // bytes
@@ -178,8 +179,20 @@ func (g *gated) receive(p []byte) {
 		g.mu.Unlock()
 		if first {
 			g.refused(p, acked)
-			g.feed([]byte{0, opERROR, 0, 0, 0})
+			g.tell()
 		}
+	}
+}
+
+// tell has the library end. While it waits for an answer, that is an ERROR. Otherwise its next packet fails, and an
+// ERROR could meet it as it ends: it closes the channel on which packets come to it.
+func (g *gated) tell() {
+	g.mu.Lock()
+	waits := g.awaiting
+	g.awaiting, g.told = false, waits
+	g.mu.Unlock()
+	if waits {
+		g.feed([]byte{0, opERROR, 0, 0, 0})
 	}
 }
 
@@ -202,7 +215,7 @@ func (g *gated) untouched() bool {
 // cancel implements [sender].
 func (g *gated) cancel(detail string) {
 	if g.finish(EventAborted, detail) {
-		g.feed([]byte{0, opERROR, 0, 0, 0})
+		g.tell()
 	}
 }
 
@@ -249,9 +262,12 @@ func (g *gated) WriteTo(p []byte, _ net.Addr) (int, error) {
 		g.mu.Unlock()
 	}
 	g.mu.Lock()
-	ended := g.ended
+	ended, told := g.ended, g.told
 	g.mu.Unlock()
-	if ended {
+	switch {
+	case told:
+		return len(p), nil // its last one again, before it has seen the ERROR
+	case ended:
 		return 0, errTransferEnded
 	}
 	packet := append(make([]byte, ipstack.Headroom, ipstack.Headroom+len(p)), p...)
