@@ -65,9 +65,14 @@ func extcap(args []string, env *environment) error {
 		_, err = fmt.Fprintln(env.stdout, "arg {number=0}{call=--drops}{display=Only frames that the switch drops}{tooltip=Each packet's comment says why}{type=boolflag}{default=false}")
 	case c.Capture:
 		return c.capture(env)
+	case c.Filter != "": // asks whether it is one: what is printed says why not
+		_, err = fmt.Fprintln(env.stdout, noFilter)
 	}
 	return err
 }
+
+// noFilter is what becomes of a capture filter: it would have to be compiled where the frames are.
+const noFilter = "there are no capture filters here: leave it empty, and filter what is shown"
 
 // extcapInterfaces names each switch and each port. Without a daemon there are none, which is no error: Wireshark asks
 // at each start.
@@ -93,6 +98,9 @@ func (c *extcapCLI) capture(env *environment) error {
 	name, ok := strings.CutPrefix(c.Interface, "polder:")
 	if !ok || c.FIFO == "" {
 		return usageError{fmt.Errorf("extcap: %q is none of --extcap-interfaces, or there is no --fifo", c.Interface)}
+	}
+	if c.Filter != "" {
+		return usageError{errors.New(noFilter)}
 	}
 	sw, port, isPort := strings.Cut(name, ":")
 	q := url.Values{"switch": {sw}}
